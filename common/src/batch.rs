@@ -1,0 +1,142 @@
+//! The messages on the work queue: a batch of images, or the request to finish a job.
+//!
+//! Made by the producer (a batch) or by whoever completes the last batch (finalize), parsed by the
+//! worker's intake. Wire JSON, version 1, frozen by fixtures. A message that does not parse goes to the
+//! dead letters on first sight; parsing must never panic or allocate beyond [`MAX_MESSAGE_BYTES`].
+
+use crate::job::JobId;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The version of the messages that this build writes.
+pub const MESSAGE_VERSION: u32 = 1;
+
+/// The largest message accepted: 10,000 images with keys of 1,024 bytes and room for JSON escapes.
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// The most images one batch may hold; a batch must stay far below the broker's 30-minute ack timeout.
+pub const MAX_BATCH_IMAGES: usize = 10_000;
+
+/// The number of a batch in its job's plan, from 0; names its part file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BatchNumber(pub u64);
+
+impl fmt::Display for BatchNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08}", self.0)
+    }
+}
+
+/// One image of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRef {
+    /// The whole name, as users join on it: `s3://bucket/a/b.jpg`, or the folder as given plus the path below.
+    pub key: String,
+    /// The store's entity tag at listing time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// Bytes at listing time.
+    pub size: u64,
+}
+
+/// One queue message of work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchDescriptor {
+    /// The job it belongs to.
+    pub job: JobId,
+    /// Its number in the plan.
+    pub batch: BatchNumber,
+    /// The job's output, where the worker finds the spec.
+    pub out: String,
+    /// The digest the job was submitted with; a model is code and is never taken on a message's word alone.
+    pub model_sha256: String,
+    /// The images, in the order of the rows.
+    pub images: Vec<ImageRef>,
+}
+
+/// Asks for the comparison of plan and parts, and for `_SUCCESS` when they agree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinalizeRequest {
+    /// The job.
+    pub job: JobId,
+    /// Its output.
+    pub out: String,
+}
+
+/// A parsed queue message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Images to predict.
+    Batch(BatchDescriptor),
+    /// A job to finish.
+    Finalize(FinalizeRequest),
+}
+
+/// A message that cannot be worked on and never will be.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// Over [`MAX_MESSAGE_BYTES`].
+    #[error("the message has {0} bytes, more than {MAX_MESSAGE_BYTES}")]
+    TooLarge(usize),
+    /// Over [`MAX_BATCH_IMAGES`], or empty.
+    #[error("the batch has {0} images, it must have 1 to {MAX_BATCH_IMAGES}")]
+    ImageCount(usize),
+    /// Not JSON, or fields missing or unknown.
+    #[error("the message is not readable")]
+    Json(#[from] serde_json::Error),
+    /// Written by another version of trawl.
+    #[error("the message has version {0}, this worker reads {MESSAGE_VERSION}")]
+    Version(u64),
+    /// A kind this worker does not know.
+    #[error("the message has the unknown kind `{0}`")]
+    Kind(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    v: u64,
+    kind: String,
+    body: T,
+}
+
+impl Message {
+    /// The bytes that go to the broker.
+    pub fn to_json(&self) -> Vec<u8> {
+        let v = u64::from(MESSAGE_VERSION);
+        let json = match self {
+            Message::Batch(body) => serde_json::to_vec(&Envelope { v, kind: "batch".into(), body }),
+            Message::Finalize(body) => serde_json::to_vec(&Envelope { v, kind: "finalize".into(), body }),
+        };
+        json.expect("a message is plain data")
+    }
+
+    /// Reads what came from the broker. The version is looked at before the body, so that a message of a
+    /// later version is named as such.
+    ///
+    /// # Errors
+    /// [`MessageError`]; all of them are permanent.
+    pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
+        if bytes.len() > MAX_MESSAGE_BYTES {
+            return Err(MessageError::TooLarge(bytes.len()));
+        }
+        let head: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(bytes)?;
+        if head.v != u64::from(MESSAGE_VERSION) {
+            return Err(MessageError::Version(head.v));
+        }
+        match head.kind.as_str() {
+            "batch" => {
+                let body = serde_json::from_slice::<Envelope<BatchDescriptor>>(bytes)?.body;
+                match body.images.len() {
+                    1..=MAX_BATCH_IMAGES => Ok(Message::Batch(body)),
+                    n => Err(MessageError::ImageCount(n)),
+                }
+            }
+            "finalize" => Ok(Message::Finalize(serde_json::from_slice::<Envelope<FinalizeRequest>>(bytes)?.body)),
+            _ => Err(MessageError::Kind(head.kind.chars().take(40).collect())),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The broker seam: the work list between producers and workers.
+//!
+//! A [`Delivery`] has one owner and is settled once, by value; what is neither settled nor kept comes
+//! back to the queue. Real: [`rabbit`] (the only file that names lapin). In memory: [`memory`], for
+//! `run` and for tests. Both pass the suite in `contract::broker`. No type of a client library may cross
+//! this seam, and nobody but `settle` in the worker acks.
+
+pub mod memory;
+pub mod rabbit;
+pub mod topology;
+
+use crate::job::QueueName;
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+/// What can go wrong at the broker, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The broker cannot be reached or went away; trying again later may help.
+    #[error("the broker at {broker} is not reachable: {reason}; is it running, and is TRAWL_AMQP_URL right?")]
+    Unreachable {
+        /// Host and port, never the credentials.
+        broker: String,
+        /// The client library's words.
+        reason: String,
+    },
+    /// The broker refuses our credentials or permissions.
+    #[error("the broker at {broker} refuses access: {reason}; check user, password and vhost in TRAWL_AMQP_URL")]
+    AccessRefused {
+        /// Host and port.
+        broker: String,
+        /// The broker's words.
+        reason: String,
+    },
+    /// The queue exists with other arguments than ours, or some other condition of the broker's failed.
+    #[error("the broker refuses queue `{queue}`: {reason}")]
+    Precondition {
+        /// The queue.
+        queue: String,
+        /// The broker's words.
+        reason: String,
+    },
+    /// The message reached no queue.
+    #[error("queue `{queue}` does not exist, the message was returned; a worker or `trawl submit` creates it")]
+    Unroutable {
+        /// The queue.
+        queue: String,
+    },
+    /// The publish was not confirmed: the message may or may not be queued.
+    #[error("queue `{queue}` did not confirm the message: {reason}")]
+    Unconfirmed {
+        /// The queue.
+        queue: String,
+        /// A nack, a time-out or a lost connection.
+        reason: String,
+    },
+    /// The delivery's channel is gone; the broker redelivers the message by itself.
+    #[error("the delivery was settled too late: its channel is closed and the broker will deliver it again")]
+    Stale,
+    /// The consumer was cancelled by us.
+    #[error("the consumer is closed")]
+    Closed,
+    /// The URL is not one.
+    #[error("the AMQP URL is not usable: {0}; it looks like amqp://user:password@host:5672/vhost")]
+    BadUrl(String),
+}
+
+impl BrokerError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Unconfirmed { .. } | Self::Stale => true,
+            Self::AccessRefused { .. }
+            | Self::Precondition { .. }
+            | Self::Unroutable { .. }
+            | Self::Closed
+            | Self::BadUrl(_) => false,
+        }
+    }
+}
+
+/// A message to be queued.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// The JSON of a [`crate::batch::Message`].
+    pub body: Bytes,
+    /// How often it was tried before; 0 for new work.
+    pub attempt: u32,
+}
+
+impl Publication {
+    /// A message that nobody has tried yet.
+    pub fn new(body: impl Into<Bytes>) -> Self {
+        Self { body: body.into(), attempt: 0 }
+    }
+}
+
+/// What becomes of a delivery. There is no default: whoever settles says which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disposition {
+    /// Done; the broker forgets it.
+    Ack,
+    /// Back to the queue at once, for another worker (drain). Counts as a delivery on every broker version.
+    Requeue,
+    /// Back to the queue after a delay with attempt + 1; to the dead letters when the attempts are used up.
+    Retry {
+        /// Why, for the dead letter's header and the log. Never a secret.
+        reason: String,
+    },
+    /// To the dead letters now.
+    DeadLetter {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How many messages a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueDepth {
+    /// Waiting for a consumer.
+    pub ready: u64,
+    /// Consumers attached.
+    pub consumers: u64,
+}
+
+/// The implementation's half of a [`Delivery`]; dropping it unsettled gives the message back to the queue.
+#[async_trait]
+pub trait Settlement: Send + Sync {
+    /// Carries the disposition out. A `Retry` or `DeadLetter` publishes with a confirm before it acks, so a
+    /// crash between the two duplicates and never loses.
+    async fn settle(self: Box<Self>, disposition: Disposition) -> Result<(), BrokerError>;
+}
+
+/// A message in the hands of one worker.
+#[must_use = "an unsettled delivery goes back to the queue"]
+pub struct Delivery {
+    /// The message.
+    pub body: Bytes,
+    /// How often it was tried before: our own header plus the broker's delivery count.
+    pub attempt: u32,
+    /// The broker's flag: somebody may have seen it before.
+    pub redelivered: bool,
+    settlement: Box<dyn Settlement>,
+}
+
+impl Delivery {
+    /// Joins a body with the way to settle it; for implementations of [`Broker`].
+    pub fn new(body: Bytes, attempt: u32, redelivered: bool, settlement: Box<dyn Settlement>) -> Self {
+        Self { body, attempt, redelivered, settlement }
+    }
+
+    /// Ends this delivery. Not cancel safe: once polled, run it to the end.
+    ///
+    /// # Errors
+    /// [`BrokerError::Stale`] if the channel it came on is gone (the broker redelivers), or what publishing
+    /// a retry or a dead letter gives (then it is not acked and comes back).
+    pub async fn settle(self, disposition: Disposition) -> Result<(), BrokerError> {
+        self.settlement.settle(disposition).await
+    }
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Delivery({} bytes, attempt {})", self.body.len(), self.attempt)
+    }
+}
+
+/// A subscription to one queue.
+#[async_trait]
+pub trait Consumer: Send {
+    /// The next delivery; waits for one. Reconnects by itself after a lost connection, a closed channel or a
+    /// cancelled consumer, with jittered waits and without end. Cancel safe.
+    ///
+    /// # Errors
+    /// Only what no waiting mends (access refused, another queue of the same name), and
+    /// [`BrokerError::Closed`] after [`Consumer::cancel`].
+    async fn next(&mut self) -> Result<Delivery, BrokerError>;
+
+    /// Takes no more deliveries; those already handed out can still be settled. Prefetched ones that were
+    /// not handed out go back to the queue.
+    async fn cancel(&mut self) -> Result<(), BrokerError>;
+
+    /// True while the subscription stands; for readiness.
+    fn attached(&self) -> watch::Receiver<bool>;
+}
+
+/// The work list.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Makes the queue with its retry queue and the dead letters, if they are not there. Idempotent.
+    async fn ensure_queue(&self, queue: &QueueName) -> Result<(), BrokerError>;
+
+    /// Queues a message durably; resolves after the broker's confirm. Many may be under way at once: keep a
+    /// window of them, one at a time is a hundred times slower. Dropping the future leaves the outcome unknown.
+    async fn publish(&self, queue: &QueueName, message: Publication) -> Result<(), BrokerError>;
+
+    /// Subscribes with at most `prefetch` unsettled deliveries.
+    async fn consume(&self, queue: &QueueName, prefetch: u16) -> Result<Box<dyn Consumer>, BrokerError>;
+
+    /// What the queue holds now; `None` if there is no such queue.
+    async fn depth(&self, queue: &QueueName) -> Result<Option<QueueDepth>, BrokerError>;
+
+    /// What the dead letters hold now.
+    async fn dead_depth(&self) -> Result<u64, BrokerError>;
+}

@@ -1,0 +1,212 @@
+//! A model bundle: one TorchScript file that describes itself.
+//!
+//! The producer reads it to refuse a bad model before anything is enqueued, the worker to know how to make
+//! pixels and what to do with the output. Only the zip directory and `trawl.json` are read here; the code
+//! in the file is run by libtorch alone, in the worker, after its digest was checked.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// The version of `trawl.json` that this build reads.
+pub const BUNDLE_VERSION: u32 = 1;
+
+/// The extra file's name.
+pub const EXTRA_NAME: &str = "trawl.json";
+
+/// A `trawl.json` of more bytes is refused: 100,000 labels of 100 bytes fit ten times.
+const MAX_SPEC_BYTES: u64 = 100 << 20;
+
+/// The longest side a model may ask for, in pixels.
+const MAX_INPUT_SIDE: u32 = 8192;
+
+/// What a bundle says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleSpec {
+    /// [`BUNDLE_VERSION`].
+    pub version: u32,
+    /// For people.
+    pub name: String,
+    /// What the output means.
+    pub head: Head,
+    /// Class names in the order of the output; may be empty for heads without classes.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// How pixels are made.
+    pub input: InputSpec,
+}
+
+/// What a model's output means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Head {
+    /// Logits `[N, classes]`; softmax and top-k are ours.
+    Classification,
+    /// A vector `[N, d]`.
+    Embedding,
+    /// Anything `[N, ...]`, stored flattened.
+    Raw,
+}
+
+/// How an image becomes the model's input, `float32 [N, 3, H, W]`, RGB.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputSpec {
+    /// Height and width of the input, in pixels.
+    pub crop: [u32; 2],
+    /// Pixels; what it measures depends on [`InputSpec::resize_mode`]. Absent: no resize before a crop,
+    /// and the crop's own size for `squash` and `letterbox`.
+    #[serde(default)]
+    pub resize: Option<u32>,
+    /// See [`ResizeMode`].
+    pub resize_mode: ResizeMode,
+    /// See [`Interpolation`].
+    pub interpolation: Interpolation,
+    /// Mean by channel, of pixels scaled to 0..1.
+    pub mean: [f32; 3],
+    /// Standard deviation by channel, of pixels scaled to 0..1.
+    pub std: [f32; 3],
+}
+
+/// What the resize keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResizeMode {
+    /// The shorter side becomes `resize`, the other follows; then the centre is cropped (torchvision).
+    Shortest,
+    /// Both sides become `resize`, whatever the shape; then the centre is cropped.
+    Squash,
+    /// The longer side becomes `resize`; the rest is filled with grey (114) around the centre.
+    Letterbox,
+}
+
+/// The resize filter, as Pillow defines it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// `Image.NEAREST`.
+    Nearest,
+    /// `Image.BILINEAR`.
+    Bilinear,
+    /// `Image.BICUBIC`.
+    Bicubic,
+    /// `Image.LANCZOS`.
+    Lanczos,
+}
+
+/// A file that is no bundle, with the fix.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// Cannot be opened.
+    #[error("the model `{path}` cannot be read: {reason}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// No zip archive, or one that is not TorchScript's.
+    #[error(
+        "the model `{path}` is not TorchScript ({reason}): make a bundle with `python worker/models/export.py`"
+    )]
+    NotTorchScript {
+        /// The file.
+        path: PathBuf,
+        /// What was missing.
+        reason: String,
+    },
+    /// TorchScript without a description.
+    #[error(
+        "the model `{path}` does not say how images are prepared: it has no `trawl.json` inside and there is no \
+         `{beside}` beside it; make a bundle with `python worker/models/export.py`"
+    )]
+    NoSpec {
+        /// The file.
+        path: PathBuf,
+        /// The name looked for beside it.
+        beside: String,
+    },
+    /// A description that does not hold.
+    #[error("the description of the model `{path}` is not usable: {reason}")]
+    BadSpec {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl BundleSpec {
+    /// Reads the description of the bundle at `path`: its extra file, or `NAME.json` beside it.
+    ///
+    /// # Errors
+    /// [`BundleError`]. Blocking: reads the zip directory and one member.
+    pub fn read(path: &Path) -> Result<Self, BundleError> {
+        let unreadable = |e: std::io::Error| BundleError::Unreadable { path: path.into(), reason: e.to_string() };
+        let file = File::open(path).map_err(unreadable)?;
+        if file.metadata().map_err(unreadable)?.is_dir() {
+            return Err(BundleError::Unreadable { path: path.into(), reason: "it is a folder".into() });
+        }
+        let not_torch =
+            |reason: &str| BundleError::NotTorchScript { path: path.into(), reason: reason.to_owned() };
+        let mut zip = zip::ZipArchive::new(file).map_err(|_| not_torch("it is not a zip archive"))?;
+        let root = zip
+            .file_names()
+            .find_map(|name| name.strip_suffix("/constants.pkl"))
+            .ok_or_else(|| not_torch("it has no constants.pkl"))?
+            .to_owned();
+        if !zip.file_names().any(|name| name.starts_with(&format!("{root}/code/"))) {
+            return Err(not_torch("it has no code: it may be a plain torch.save of weights"));
+        }
+        let json = match zip.by_name(&format!("{root}/extra/{EXTRA_NAME}")) {
+            Ok(member) => read_limited(member).map_err(unreadable)?,
+            Err(_) => match File::open(path.with_extension("json")) {
+                Ok(beside) => read_limited(beside).map_err(unreadable)?,
+                Err(_) => {
+                    let beside = path.with_extension("json");
+                    let beside = beside.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    return Err(BundleError::NoSpec { path: path.into(), beside });
+                }
+            },
+        };
+        Self::parse(&json).map_err(|reason| BundleError::BadSpec { path: path.into(), reason })
+    }
+
+    /// Parses and checks a `trawl.json`; the error is a sentence's end.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn parse(json: &[u8]) -> Result<Self, String> {
+        let value: serde_json::Value = serde_json::from_slice(json).map_err(|e| format!("it is not JSON: {e}"))?;
+        match value.get("version").and_then(serde_json::Value::as_u64) {
+            Some(v) if v == u64::from(BUNDLE_VERSION) => {}
+            Some(v) => return Err(format!("it has version {v}, this trawl reads {BUNDLE_VERSION}")),
+            None => return Err("it has no version".into()),
+        }
+        let spec: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let input = &self.input;
+        let sides = input.crop.into_iter().chain(input.resize);
+        if let Some(side) = sides.into_iter().find(|side| !(1..=MAX_INPUT_SIDE).contains(side)) {
+            return Err(format!("a side of {side} pixels is not within 1 to {MAX_INPUT_SIDE}"));
+        }
+        if !input.mean.iter().chain(&input.std).all(|v| v.is_finite()) || input.std.contains(&0.0) {
+            return Err("mean and std must be finite numbers, and std not 0".into());
+        }
+        Ok(())
+    }
+}
+
+fn read_limited(source: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(MAX_SPEC_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

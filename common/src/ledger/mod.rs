@@ -1,0 +1,171 @@
+//! The ledger seam: progress, and the bit that says a batch is done.
+//!
+//! A cache of the bucket, never the truth: losing it costs a display. A batch completes once, counters
+//! move once per completion and never backwards. Real: [`redis`] (Lua, one bit a batch). In memory:
+//! [`memory`]. Both pass `contract::ledger`. It must never hold a key per image.
+
+pub mod memory;
+pub mod redis;
+
+use crate::{batch::BatchNumber, error_code::ErrorCode, job::JobId};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What can go wrong at the ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Redis cannot be reached or does not answer.
+    #[error("the ledger at {ledger} is not reachable: {reason}; is Redis running, and is TRAWL_REDIS_URL right?")]
+    Unreachable {
+        /// Host and port, never the credentials.
+        ledger: String,
+        /// What happened.
+        reason: String,
+    },
+    /// Redis refuses our credentials.
+    #[error("the ledger at {ledger} refuses access: {reason}; check user and password in TRAWL_REDIS_URL")]
+    AccessRefused {
+        /// Host and port.
+        ledger: String,
+        /// Redis' words.
+        reason: String,
+    },
+    /// Redis answered something that cannot be.
+    #[error("the ledger at {ledger} failed: {reason}")]
+    Other {
+        /// Host and port.
+        ledger: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The URL is not one.
+    #[error("the Redis URL is not usable: {0}; it looks like redis://:password@host:6379/0")]
+    BadUrl(String),
+}
+
+impl LedgerError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::AccessRefused { .. } | Self::Other { .. } | Self::BadUrl(_) => false,
+        }
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// The producer is still listing.
+    Enqueuing,
+    /// All is planned; workers are at it.
+    Running,
+    /// `_SUCCESS` is written.
+    Complete,
+    /// Held back by the user.
+    Paused,
+    /// Given up by the user.
+    Cancelled,
+}
+
+/// What is recorded when a job is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRecord {
+    /// The job.
+    pub job: JobId,
+    /// Its output.
+    pub out: String,
+    /// Its lane.
+    pub queue: String,
+    /// Submission time, milliseconds since 1970.
+    pub created_unix_ms: u64,
+}
+
+/// What one finished batch adds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BatchOutcome {
+    /// Rows with a prediction.
+    pub images_ok: u64,
+    /// Rows without.
+    pub images_failed: u64,
+    /// The failed ones by code; sums to `images_failed`.
+    pub errors: BTreeMap<ErrorCode, u64>,
+}
+
+/// The answer to a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// True for the one call that moved the counters.
+    pub first: bool,
+    /// True if the plan is complete and every batch of it is done; also on a repeated call, so that a crash
+    /// before the finalize message costs nothing.
+    pub job_done: bool,
+}
+
+/// A job's counters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The job.
+    pub job: JobId,
+    /// Where it stands.
+    pub state: JobState,
+    /// Its output.
+    pub out: String,
+    /// Its lane.
+    pub queue: String,
+    /// Milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// Images listed so far, all of them once `state` is past `enqueuing`.
+    pub images_planned: u64,
+    /// Rows with a prediction.
+    pub images_ok: u64,
+    /// Rows without.
+    pub images_failed: u64,
+    /// Batches cut so far.
+    pub batches_planned: u64,
+    /// Batches whose part is written.
+    pub batches_done: u64,
+    /// Failed images by code.
+    pub errors: BTreeMap<ErrorCode, u64>,
+    /// Over the last minute of work, or since the job began if that is shorter; 0 when nothing moved.
+    pub images_per_second: f64,
+    /// `None` when there is no rate or the listing is not at its end.
+    pub eta_seconds: Option<f64>,
+}
+
+/// Progress of all jobs.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Records a job; opening it again changes nothing but takes a cancelled job back to work.
+    async fn open(&self, record: &JobRecord) -> Result<(), LedgerError>;
+
+    /// Says how much is planned in all so far. Numbers only grow; a smaller one is ignored.
+    async fn planned(&self, job: &JobId, batches: u64, images: u64) -> Result<(), LedgerError>;
+
+    /// Says that the plan is at its end; true if all of its batches are done already.
+    async fn plan_complete(&self, job: &JobId, batches: u64, images: u64) -> Result<bool, LedgerError>;
+
+    /// Whether the batch's completion is recorded; false is "not known to be", never "is not".
+    async fn is_done(&self, job: &JobId, batch: BatchNumber) -> Result<bool, LedgerError>;
+
+    /// Records a finished batch, once whatever the number of calls.
+    async fn complete(&self, job: &JobId, batch: BatchNumber, outcome: &BatchOutcome)
+    -> Result<Completion, LedgerError>;
+
+    /// Records that `_SUCCESS` is written.
+    async fn finalized(&self, job: &JobId) -> Result<(), LedgerError>;
+
+    /// Gives a job up; false if it is unknown or already complete.
+    async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError>;
+
+    /// The state, if the job is known; cheap, asked before every batch.
+    async fn state(&self, job: &JobId) -> Result<Option<JobState>, LedgerError>;
+
+    /// All counters, if the job is known.
+    async fn progress(&self, job: &JobId) -> Result<Option<Progress>, LedgerError>;
+
+    /// Every known job, the newest first.
+    async fn jobs(&self, limit: usize) -> Result<Vec<Progress>, LedgerError>;
+}

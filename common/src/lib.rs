@@ -1,0 +1,28 @@
+//! The vocabulary of trawl and the seams between its parts.
+//!
+//! Everything that the producer, the workers and the tests must agree on lives here: the wire
+//! messages ([`job`], [`batch`]), the layout of an output ([`results`]), and three of the four seams
+//! ([`broker`], [`storage`], [`ledger`]; the fourth, the model, is the worker's own). No torch and no
+//! image decoding in this crate: `trawl` must start in milliseconds.
+//!
+//! Read in this order to follow a batch: [`planning`] -> [`broker`] -> (the worker) -> [`results`] ->
+//! [`ledger`] -> [`finalize`].
+
+pub mod batch;
+pub mod broker;
+pub mod bundle;
+pub mod config;
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
+pub mod disposition;
+pub mod error_code;
+pub mod finalize;
+pub mod job;
+pub mod ledger;
+pub mod location;
+pub mod planning;
+pub mod results;
+pub mod retry;
+pub mod shutdown;
+pub mod storage;
+pub mod telemetry;

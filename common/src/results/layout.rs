@@ -1,0 +1,104 @@
+//! The names of an output's objects.
+//!
+//! ```text
+//! OUT/_trawl/job.json            the spec, create-only, before anything is published
+//! OUT/_trawl/plan/00000.parquet  what was planned, streamed while listing
+//! OUT/_trawl/plan/_DONE          the plan's end
+//! OUT/part-00000042.parquet      one per batch, by ONE create-only put
+//! OUT/_trawl/manifest.json       written when the parts equal the plan
+//! OUT/_SUCCESS                   last of all
+//! ```
+//! Names come from numbers alone: no worker, attempt or time may enter them, or a redelivery would write
+//! a second part.
+
+use crate::{batch::BatchNumber, location::Location};
+
+/// The objects of one output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputLayout {
+    root: Location,
+}
+
+impl OutputLayout {
+    /// The layout below `out`.
+    pub fn new(out: Location) -> Self {
+        let key = out.key().trim_end_matches('/').to_owned();
+        Self { root: out.with_key(key) }
+    }
+
+    /// The output itself.
+    pub fn root(&self) -> &Location {
+        &self.root
+    }
+    /// The key prefix of everything below the output.
+    pub fn prefix(&self) -> String {
+        self.key("")
+    }
+    /// The job spec's key.
+    pub fn job(&self) -> String {
+        self.key("_trawl/job.json")
+    }
+    /// The key of plan file `index`.
+    pub fn plan_file(&self, index: u32) -> String {
+        self.key(&format!("_trawl/plan/{index:05}.parquet"))
+    }
+    /// The key prefix of the plan files.
+    pub fn plan_prefix(&self) -> String {
+        self.key("_trawl/plan/")
+    }
+    /// The key of the mark that ends the plan.
+    pub fn plan_done(&self) -> String {
+        self.key("_trawl/plan/_DONE")
+    }
+    /// The key of a batch's part.
+    pub fn part(&self, batch: BatchNumber) -> String {
+        self.key(&format!("part-{batch}.parquet"))
+    }
+    /// The key prefix of the parts.
+    pub fn part_prefix(&self) -> String {
+        self.key("part-")
+    }
+    /// The batch whose part has this key, if it is a part's.
+    pub fn batch_of_part(&self, key: &str) -> Option<BatchNumber> {
+        let digits = key.strip_prefix(&self.part_prefix())?.strip_suffix(".parquet")?;
+        let number = digits.parse().ok()?;
+        // Only the canonical spelling: `part-1.parquet` is somebody else's file.
+        (self.part(BatchNumber(number)) == key).then_some(BatchNumber(number))
+    }
+    /// The manifest's key.
+    pub fn manifest(&self) -> String {
+        self.key("_trawl/manifest.json")
+    }
+    /// The key of the mark that ends the job.
+    pub fn success(&self) -> String {
+        self.key("_SUCCESS")
+    }
+    /// The key of a model that was given as a local file.
+    pub fn model(&self, sha256: &str) -> String {
+        self.key(&format!("_trawl/model-{sha256}.pt"))
+    }
+
+    fn key(&self, name: &str) -> String {
+        match self.root.key() {
+            "" => name.to_owned(),
+            root => format!("{root}/{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn names_round_trip() {
+        let layout = OutputLayout::new(Location::parse("s3://b/jobs/1/", Path::new("/")).unwrap());
+        assert_eq!(layout.part(BatchNumber(42)), "jobs/1/part-00000042.parquet");
+        assert_eq!(layout.batch_of_part("jobs/1/part-00000042.parquet"), Some(BatchNumber(42)));
+        assert_eq!(layout.batch_of_part("jobs/1/part-42.parquet"), None);
+        assert_eq!(layout.batch_of_part("jobs/1/part-123456789.parquet"), Some(BatchNumber(123_456_789)));
+        let root = OutputLayout::new(Location::parse("s3://b", Path::new("/")).unwrap());
+        assert_eq!(root.success(), "_SUCCESS");
+    }
+}
