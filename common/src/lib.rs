@@ -20,6 +20,7 @@ pub mod finalize;
 pub mod job;
 pub mod ledger;
 pub mod location;
+pub mod model_file;
 pub mod planning;
 pub mod results;
 pub mod retry;
