@@ -28,3 +28,4 @@ pub mod retry;
 pub mod shutdown;
 pub mod storage;
 pub mod telemetry;
+pub mod tls;
