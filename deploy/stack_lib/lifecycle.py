@@ -121,6 +121,8 @@ def stop(folder: Folder, name: str, grace: bool) -> None:
     entry = folder.read()["services"].get(name, {})
     recorded = {entry["pid"]: entry["start_time"]} if entry.get("start_time") is not None else {}
     processes.end(folder.path, name, recorded, SERVICES[name].GRACE_SECONDS if grace else 0)
+    if "ports" in entry:
+        SERVICES[name].clean(entry)
 
 
 def running(folder: Folder, name: str, entry: Optional[Dict[str, Any]]) -> bool:

@@ -70,6 +70,10 @@ def server_pid(_here: Path, spawned: int) -> int:
     return spawned
 
 
+def clean(_record: Dict[str, Any]) -> None:
+    """Nothing of it is outside its folder."""
+
+
 def log_files(_here: Path, output: Path) -> List[Path]:
     return [output]
 

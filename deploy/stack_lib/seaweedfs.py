@@ -1,5 +1,6 @@
 """A private S3 server: SeaweedFS in one process, with a bucket, checked signatures and conditional writes."""
 
+import contextlib
 import datetime
 import hashlib
 import hmac
@@ -124,6 +125,13 @@ def _signed(record: Dict[str, Any], method: str, path: str, body: bytes) -> Tupl
 
 def server_pid(_here: Path, spawned: int) -> int:
     return spawned
+
+
+def clean(record: Dict[str, Any]) -> None:
+    """Removes the sockets for which the server has fixed paths; it leaves them behind when it is killed."""
+    for role in ("master", "volume", "filer", "s3", "admin"):
+        with contextlib.suppress(OSError):
+            os.unlink(f"/tmp/seaweedfs-{role}-grpc-{record['ports'][role + '_grpc']}.sock")
 
 
 def log_files(_here: Path, output: Path) -> List[Path]:
