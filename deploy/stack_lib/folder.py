@@ -52,6 +52,10 @@ class Folder:
     def exists(self) -> bool:
         return self._state.exists()
 
+    def known(self) -> bool:
+        """Whether a stack was ever started here, even if nothing came of it."""
+        return self.exists() or self._lock.exists()
+
     def read(self) -> Dict[str, Any]:
         """The recorded state; `{"version", "services": {name: {...}}}` also when nothing is recorded."""
         try:
