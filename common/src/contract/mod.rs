@@ -1,6 +1,8 @@
 //! One suite per seam, which the real implementation and the one in memory must both pass.
 //!
-//! Compiled for tests only. A suite panics at the first breach and names it.
+//! Compiled for tests only (feature `testing`). A suite panics at the first breach and names it; it must
+//! never be reached from a program.
 
+pub mod broker;
 pub mod ledger;
 pub mod storage;
