@@ -27,3 +27,4 @@ pub mod retry;
 pub mod shutdown;
 pub mod storage;
 pub mod telemetry;
+pub mod tls;
