@@ -6,7 +6,23 @@
 use crate::pipeline::meters::{Meters, Stage};
 use serde_json::{Value, json};
 use std::{fmt::Write, time::Duration};
-use trawl_common::ledger::Progress;
+use trawl_common::{config::OutputFormat, ledger::Progress, planning::DryRun};
+
+/// Prints what a run would take.
+pub fn print_dry_run(found: &DryRun, output: OutputFormat) {
+    if output == OutputFormat::Json {
+        println!("{}", serde_json::to_string(found).expect("plain data"));
+        return;
+    }
+    println!("{} images, {} bytes, {} batches", found.images, found.bytes, found.batches);
+    for (extension, count) in &found.by_extension {
+        println!("  {count:>8} {extension}");
+    }
+    println!("left out by name: {}, names that are not text: {}", found.skipped, found.unlistable);
+    for key in &found.first_keys {
+        println!("  {key}");
+    }
+}
 
 /// The end-of-run report.
 pub struct Report<'a> {

@@ -10,7 +10,7 @@ use crate::{
     http,
     pipeline::{Drained, Pipeline},
     progress::{Display, TICK},
-    report::Report,
+    report::{self, Report},
 };
 use anyhow::{Context, Result, anyhow};
 use std::{
@@ -28,8 +28,8 @@ use trawl_common::{
     location::Location,
     model_file::{self, ModelFile},
     planning::{
-        PlanError,
-        submit::{DEFAULT_WINDOW, Enlisting, Opened, Planned, dry_run, enlist, open_output},
+        PlanError, dry_run,
+        submit::{Enlisting, Opened, PUBLISH_WINDOW, Planned, enlist, open_output},
     },
     results::{Manifest, OutputLayout},
     shutdown::Shutdown,
@@ -59,7 +59,7 @@ pub async fn run(args: RunArgs, output: OutputFormat, shutdown: Shutdown, starte
     let (spec, file) = spec(&args, &base_dir, &stores).await?;
     if args.dry_run {
         let found = dry_run(&spec, &stores).await?;
-        crate::report::print_dry_run(&found, output);
+        report::print_dry_run(&found, output);
         return Ok(exit::OK);
     }
     if let Some(code) = already_complete(&spec, &stores, output, args.strict).await? {
@@ -211,7 +211,7 @@ impl Embedded {
                 stores: &stores,
                 broker: &*broker,
                 ledger: &*ledger,
-                window: DEFAULT_WINDOW,
+                window: PUBLISH_WINDOW,
             };
             enlist(ctx, &mut |_| {}, &cancel).await
         })
