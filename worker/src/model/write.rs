@@ -46,12 +46,10 @@ pub enum WriteError {
     },
     /// The file computes something else than the network that it was traced from.
     #[error(
-        "the model `{path}` differs from its network by {difference:e} at batch {batch}, {tolerance:e} is allowed: \
-         something was fixed by the tracing"
+        "the traced model differs from its network by {difference:e} at batch {batch}, {tolerance:e} is allowed: something in \
+         its forward pass was fixed by the tracing"
     )]
     Differs {
-        /// The file.
-        path: PathBuf,
         /// Images in the batch.
         batch: i64,
         /// The largest absolute difference of two outputs; infinite when their shapes differ.
@@ -63,12 +61,17 @@ pub enum WriteError {
 
 /// Traces `forward`, which takes `float32 [N, 3, height, width]`, in evaluation mode.
 ///
-/// Integers that Rust computes from the input's shape become constants of the trace: [`check_bundle`] finds that.
-/// The weights must not require gradients.
+/// Integers that Rust computes from the input's shape become constants of the trace, and tensors that `forward` makes
+/// out of a slice become uninitialised memory: make those before. [`check_bundle`] finds both. The weights must not
+/// require gradients.
 ///
 /// # Errors
 /// [`WriteError::Torch`].
-pub fn trace(name: &str, [height, width]: [u32; 2], forward: impl Fn(&Tensor) -> Tensor) -> Result<CModule, WriteError> {
+pub fn trace(
+    name: &str,
+    [height, width]: [u32; 2],
+    forward: impl Fn(&Tensor) -> Tensor,
+) -> Result<CModule, WriteError> {
     let _no_grad = tch::no_grad_guard();
     let input = Tensor::zeros([TRACE_BATCH, 3, height.into(), width.into()], (Kind::Float, Device::Cpu));
     let mut closure = |inputs: &[Tensor]| vec![forward(&inputs[0])];
@@ -82,8 +85,34 @@ pub fn trace(name: &str, [height, width]: [u32; 2], forward: impl Fn(&Tensor) ->
 /// The same module and description give the same bytes under the same file name.
 ///
 /// # Errors
-/// [`WriteError`]; nothing is left at or beside `path` then. Blocking.
+/// [`WriteError`]; what was at `path` is untouched then and nothing is left beside it. Blocking.
 pub fn write_bundle(module: &CModule, spec: &BundleSpec, path: &Path) -> Result<(), WriteError> {
+    write_then(module, spec, path, |_| Ok(()))
+}
+
+/// Traces `forward`, writes it with `spec` inside to `path` and compares the file with `forward` first, for each size of
+/// `batches`. See [`trace`], [`write_bundle`] and [`check_bundle`].
+///
+/// # Errors
+/// [`WriteError`]; a file that differs never gets the name `path`. Blocking.
+pub fn write_checked(
+    name: &str,
+    spec: &BundleSpec,
+    path: &Path,
+    batches: &[i64],
+    tolerance: f64,
+    forward: impl Fn(&Tensor) -> Tensor,
+) -> Result<(), WriteError> {
+    let module = trace(name, spec.input.crop, &forward)?;
+    write_then(&module, spec, path, |made| check_bundle(made, spec.input.crop, batches, tolerance, &forward))
+}
+
+fn write_then(
+    module: &CModule,
+    spec: &BundleSpec,
+    path: &Path,
+    check: impl FnOnce(&Path) -> Result<(), WriteError>,
+) -> Result<(), WriteError> {
     let io = |source| WriteError::Io { path: path.into(), source };
     let json = serde_json::to_vec(spec).map_err(|e| WriteError::BadSpec(e.to_string()))?;
     BundleSpec::parse(&json).map_err(WriteError::BadSpec)?;
@@ -94,6 +123,7 @@ pub fn write_bundle(module: &CModule, spec: &BundleSpec, path: &Path) -> Result<
     let made = work.path().join(name);
     module.save(&made)?;
     add_extra(&made, &json).map_err(|reason| WriteError::Archive { path: path.into(), reason })?;
+    check(&made)?;
     std::fs::rename(&made, path).map_err(io)
 }
 
@@ -120,8 +150,11 @@ pub fn check_bundle(
             f64::INFINITY
         };
         // Not `>`: a difference that is no number is one too.
-        if !matches!(difference.partial_cmp(&tolerance), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) {
-            return Err(WriteError::Differs { path: path.into(), batch, difference, tolerance });
+        if !matches!(
+            difference.partial_cmp(&tolerance),
+            Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)
+        ) {
+            return Err(WriteError::Differs { batch, difference, tolerance });
         }
     }
     Ok(())
@@ -133,11 +166,13 @@ fn add_extra(path: &Path, json: &[u8]) -> Result<(), String> {
     let file = File::options().read(true).write(true).open(path).map_err(|e| words(&e))?;
     let root = {
         let archive = ZipArchive::new(&file).map_err(|e| words(&e))?;
-        let root = archive.file_names().find_map(|name| name.strip_suffix("/constants.pkl"));
-        root.ok_or("it has no constants.pkl")?.to_owned()
+        let root =
+            archive.file_names().find_map(|name| Some(name.ok()?.strip_suffix("/constants.pkl")?.to_owned()));
+        root.ok_or("it has no constants.pkl")?
     };
     let mut zip = ZipWriter::new_append(file).map_err(|e| words(&e))?;
-    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(ALIGNMENT);
+    let options =
+        SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(ALIGNMENT);
     zip.start_file(format!("{root}/extra/{EXTRA_NAME}"), options).map_err(|e| words(&e))?;
     zip.write_all(json).map_err(|e| words(&e))?;
     let file = zip.finish().map_err(|e| words(&e))?;
@@ -181,7 +216,11 @@ mod tests {
         let first = std::fs::read(&path).unwrap();
         write_bundle(&module, &spec(), &path).unwrap();
         assert!(first == std::fs::read(&path).unwrap(), "the second writing gave other bytes");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "something was left beside the model");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "something was left beside the model"
+        );
     }
 
     #[test]
@@ -190,9 +229,9 @@ mod tests {
         let path = folder.path().join("fixed.pt");
         // A shape that Rust reads is a constant of the trace.
         let fixed = |x: &Tensor| x.reshape([x.size()[0], -1]);
-        write_bundle(&trace("Fixed", [4, 5], fixed).unwrap(), &spec(), &path).unwrap();
-        let error = check_bundle(&path, [4, 5], &[4], 1e-5, fixed).unwrap_err();
+        let error = write_checked("Fixed", &spec(), &path, &[2, 4], 1e-5, fixed).unwrap_err();
         assert!(matches!(error, WriteError::Differs { batch: 4, .. }), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a wrong file was left");
     }
 
     #[test]
