@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::{
+    borrow::Cow,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -154,12 +155,12 @@ impl BundleSpec {
         let not_torch =
             |reason: &str| BundleError::NotTorchScript { path: path.into(), reason: reason.to_owned() };
         let mut zip = zip::ZipArchive::new(file).map_err(|_| not_torch("it is not a zip archive"))?;
-        let root = zip
-            .file_names()
+        let names: Vec<String> = zip.file_names().filter_map(Result::ok).map(Cow::into_owned).collect();
+        let root = names
+            .iter()
             .find_map(|name| name.strip_suffix("/constants.pkl"))
-            .ok_or_else(|| not_torch("it has no constants.pkl"))?
-            .to_owned();
-        if !zip.file_names().any(|name| name.starts_with(&format!("{root}/code/"))) {
+            .ok_or_else(|| not_torch("it has no constants.pkl"))?;
+        if !names.iter().any(|name| name.starts_with(&format!("{root}/code/"))) {
             return Err(not_torch("it has no code: it may be a plain torch.save of weights"));
         }
         let json = match zip.by_name(&format!("{root}/extra/{EXTRA_NAME}")) {

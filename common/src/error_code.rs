@@ -55,6 +55,8 @@ error_codes! {
     Corrupt = "corrupt",
     /// The decoder panicked.
     DecoderPanic = "decoder_panic",
+    /// The forward pass raised on this image alone.
+    ModelFailed = "model_failed",
     /// The model answered with a value that is not a number.
     NonFinite = "non_finite",
     /// The worker process died on this image.

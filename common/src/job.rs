@@ -206,7 +206,8 @@ impl JobSpec {
         json
     }
 
-    /// Whether both describe the same work: all but the name and the time of submission.
+    /// Whether both describe the same work: all but the name, the time of submission and the place of the
+    /// model's file.
     pub fn same_work(&self, other: &JobSpec) -> bool {
         self.fingerprint() == other.fingerprint()
     }
@@ -234,6 +235,10 @@ impl JobSpec {
         if let Some(fields) = value.as_object_mut() {
             fields.remove("job");
             fields.remove("created_unix_ms");
+            // The digest is the model; where its file lay is not.
+            if let Some(model) = fields.get_mut("model").and_then(serde_json::Value::as_object_mut) {
+                model.remove("location");
+            }
         }
         value
     }

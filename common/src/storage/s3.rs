@@ -1,1 +1,434 @@
-//! To be written.
+//! S3 and what speaks its language: the only file that names aws-sdk-s3.
+//!
+//! Endpoint, region, credentials and profiles come from where the AWS tools look for them. One request is
+//! one attempt here; [`RetryingStorage`] around it tries again. It must never put a secret into an error,
+//! and never read a body before it knows that the caller wants that many bytes.
+
+mod errors;
+
+use super::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError, retry::RetryingStorage};
+use async_trait::async_trait;
+use aws_config::{
+    environment::EnvironmentVariableRegionProvider, meta::region::RegionProviderChain,
+    profile::ProfileFileRegionProvider, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
+    timeout::TimeoutConfig,
+};
+use aws_sdk_s3::{
+    Client, Config,
+    config::{BehaviorVersion, Credentials, IdentityCache, Region, SharedHttpClient},
+    operation::list_objects_v2::ListObjectsV2Output,
+    primitives::ByteStream,
+    types::EncodingType,
+};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use bytes::{Bytes, BytesMut};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use std::{env, fmt, time::Duration};
+
+/// For the TCP and TLS handshakes. A store that takes longer is as good as away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// From sending a request to the first byte of its answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The same for a put of more than [`LARGE_PUT_BYTES`], whose answer begins only when all is sent: a model
+/// of a few gigabytes at 2 MB a second.
+const LARGE_PUT_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Above this a put gets [`LARGE_PUT_TIMEOUT`]. Two values and not a formula, since the client keeps one pool
+/// of connections for each value.
+const LARGE_PUT_BYTES: usize = 32 << 20;
+
+/// A body that brings nothing for this long is given up. The SDK's 5 s are too short for a loaded store.
+const STALL_GRACE: Duration = Duration::from_secs(20);
+
+/// A body may take [`READ_TIMEOUT`] and what its length takes at this pace, so that one that trickles ends.
+const MIN_BYTES_PER_SECOND: u64 = 100_000;
+
+/// For finding credentials. The last place that is asked is the metadata service of an EC2 machine, which
+/// elsewhere does not answer at all; without a bound of our own that is a minute of silence.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What S3 takes for a bucket that says nothing else; other stores do not care.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// The most that S3 gives in one page.
+const PAGE_OBJECTS: i32 = 1000;
+
+/// A bucket, with retries.
+pub type S3Storage = RetryingStorage<S3Bucket>;
+
+/// Where a store is and who we are, given outright instead of taken from the environment.
+#[derive(Clone)]
+pub struct S3Config {
+    /// For example `http://127.0.0.1:9000`.
+    pub endpoint: String,
+    /// For example `us-east-1`.
+    pub region: String,
+    /// The id of the access key.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: String,
+}
+
+impl fmt::Debug for S3Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Config").field("endpoint", &self.endpoint).field("region", &self.region).finish_non_exhaustive()
+    }
+}
+
+impl RetryingStorage<S3Bucket> {
+    /// The bucket as the environment describes its store: `AWS_ENDPOINT_URL` (then with the bucket in the path),
+    /// `AWS_REGION`, `AWS_PROFILE` and the files of the AWS tools, and their ways to find credentials.
+    /// Nothing is sent: the first request says whether bucket and credentials are good.
+    pub async fn from_env(bucket: &str) -> Self {
+        // Not the default chain for regions, which ends at the EC2 metadata service.
+        let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+            .or_else(ProfileFileRegionProvider::new())
+            .or_else(Region::from_static(DEFAULT_REGION));
+        let shared = aws_config::defaults(BehaviorVersion::latest())
+            .region(region)
+            .http_client(http_client())
+            .timeout_config(timeouts(READ_TIMEOUT))
+            .retry_config(RetryConfig::disabled())
+            .stalled_stream_protection(stall_protection())
+            .identity_cache(IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT).build())
+            .load()
+            .await;
+        let own_endpoint = shared.endpoint_url().is_some() || env::var_os("AWS_ENDPOINT_URL_S3").is_some();
+        let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(own_endpoint).build();
+        Self::new(S3Bucket::new(bucket, Client::from_conf(config)))
+    }
+
+    /// The bucket at a store that is described outright; the environment plays no part.
+    pub fn with_config(bucket: &str, config: S3Config) -> Self {
+        let config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(config.endpoint)
+            .region(Region::new(config.region))
+            .credentials_provider(Credentials::new(config.access_key, config.secret_key, None, None, "given"))
+            .force_path_style(true)
+            .http_client(http_client())
+            .timeout_config(timeouts(READ_TIMEOUT))
+            .retry_config(RetryConfig::disabled())
+            .stalled_stream_protection(stall_protection())
+            .build();
+        Self::new(S3Bucket::new(bucket, Client::from_conf(config)))
+    }
+}
+
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+}
+
+fn timeouts(read: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(read).build()
+}
+
+fn stall_protection() -> StalledStreamProtectionConfig {
+    StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build()
+}
+
+/// A bucket without retries: each call is one request, or one for each page of a listing.
+pub struct S3Bucket {
+    client: Client,
+    bucket: String,
+    name: String,
+}
+
+impl fmt::Debug for S3Bucket {
+    // The client's own would show its whole configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "S3Bucket({})", self.name)
+    }
+}
+
+impl S3Bucket {
+    fn new(bucket: &str, client: Client) -> Self {
+        Self { client, bucket: bucket.to_owned(), name: format!("s3://{bucket}") }
+    }
+
+    fn url(&self, key: &str) -> String {
+        format!("{}/{key}", self.name)
+    }
+
+    fn transient(&self, key: &str, reason: impl Into<String>) -> StorageError {
+        StorageError::Transient { store: self.name.clone(), key: self.url(key), reason: reason.into() }
+    }
+
+    fn other(&self, key: &str, reason: impl Into<String>) -> StorageError {
+        StorageError::Other { store: self.name.clone(), key: self.url(key), reason: reason.into() }
+    }
+
+    /// Reads exactly `length` bytes.
+    async fn read(&self, key: &str, body: ByteStream, length: u64) -> Result<Bytes, StorageError> {
+        let allowed = READ_TIMEOUT + Duration::from_secs(length / MIN_BYTES_PER_SECOND);
+        let reading = self.read_unbounded(key, body, length);
+        match tokio::time::timeout(allowed, reading).await {
+            Ok(result) => result,
+            Err(_) => Err(self.transient(key, format!("{length} bytes took longer than {} s", allowed.as_secs()))),
+        }
+    }
+
+    async fn read_unbounded(&self, key: &str, mut body: ByteStream, length: u64) -> Result<Bytes, StorageError> {
+        let capacity = usize::try_from(length).map_err(|_| self.other(key, "it does not fit into memory"))?;
+        let mut bytes = BytesMut::with_capacity(capacity);
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|e| self.transient(key, errors::chain(&e)))?;
+            if bytes.len() + chunk.len() > capacity {
+                return Err(self.transient(key, format!("the body has more than the {length} bytes announced")));
+            }
+            if chunk.len() == capacity {
+                // The whole body in one piece, as small objects come: nothing to copy.
+                bytes = BytesMut::from(chunk);
+            } else {
+                bytes.extend_from_slice(&chunk);
+            }
+        }
+        if bytes.len() == capacity {
+            return Ok(bytes.freeze());
+        }
+        Err(self.transient(key, format!("the body ended after {} of {length} bytes", bytes.len())))
+    }
+
+    /// A length that a store announced; none at all is no answer of an S3.
+    fn length(&self, key: &str, announced: Option<i64>) -> Result<u64, StorageError> {
+        let length = announced.and_then(|length| u64::try_from(length).ok());
+        length.ok_or_else(|| self.other(key, "the store does not say how long the object is"))
+    }
+
+    async fn page(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<(ListPage, Option<String>), StorageError> {
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(prefix)
+            // A token says where to go on by itself.
+            .set_start_after(start_after.filter(|_| token.is_none()).map(str::to_owned))
+            .set_continuation_token(token.map(str::to_owned))
+            // Without it a key with a control character makes the page's XML unreadable.
+            .encoding_type(EncodingType::Url)
+            .max_keys(PAGE_OBJECTS);
+        let output = request.send().await.map_err(|e| self.failed(prefix, &e))?;
+        let next = match (output.is_truncated(), output.next_continuation_token()) {
+            (Some(true), Some(next)) if Some(next) == token => {
+                return Err(self.other(prefix, "the store gives the same page of the listing again and again"));
+            }
+            (Some(true), None) => return Err(self.other(prefix, "the listing is cut off without a way to go on")),
+            (Some(true), Some(next)) => Some(next.to_owned()),
+            _ => None,
+        };
+        Ok((to_page(output), next))
+    }
+}
+
+fn to_page(output: ListObjectsV2Output) -> ListPage {
+    let encoded = output.encoding_type == Some(EncodingType::Url);
+    let mut page = ListPage::default();
+    for object in output.contents.unwrap_or_default() {
+        let key = object.key.unwrap_or_default();
+        match if encoded { url_decoded(&key) } else { Some(key) } {
+            Some(key) => {
+                let size = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+                page.objects.push(ObjectMeta { key, size, etag: unquoted(object.e_tag) });
+            }
+            None => page.unlistable += 1,
+        }
+    }
+    page
+}
+
+/// Undoes the URL encoding of keys in listings; `None` if the bytes are no UTF-8.
+fn url_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match (first, tail) {
+            (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                let digit = |c: &u8| (*c as char).to_digit(16).unwrap_or(0) as u8;
+                bytes.push(digit(high) << 4 | digit(low));
+                rest = after;
+            }
+            (b'+', _) => bytes.push(b' '),
+            (&byte, _) => bytes.push(byte),
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn unquoted(etag: Option<String>) -> Option<String> {
+    etag.map(|etag| etag.trim_matches('"').to_owned())
+}
+
+/// The whole size in `bytes 5-9/10`.
+fn total_of(content_range: &str) -> Option<u64> {
+    content_range.rsplit_once('/')?.1.parse().ok()
+}
+
+#[async_trait]
+impl Storage for S3Bucket {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &str,
+        start_after: Option<&str>,
+    ) -> BoxStream<'a, Result<ListPage, StorageError>> {
+        let begin = Some((prefix.to_owned(), start_after.map(str::to_owned), None::<String>));
+        stream::unfold(begin, move |state| async move {
+            let (prefix, start_after, token) = state?;
+            match self.page(&prefix, start_after.as_deref(), token.as_deref()).await {
+                Ok((page, next)) => {
+                    let next = next.map(|token| (prefix, start_after, Some(token)));
+                    // The one page of an empty listing is no page.
+                    let empty = page == ListPage::default() && next.is_none();
+                    if empty { None } else { Some((Ok(page), next)) }
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+        .boxed()
+    }
+
+    async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
+        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        let output = request.send().await.map_err(|e| self.failed(key, &e))?;
+        let size = self.length(key, output.content_length())?;
+        if size > max_bytes {
+            // Dropping the answer closes its connection; the body is not read.
+            return Err(StorageError::TooLarge { key: self.url(key), size, limit: max_bytes });
+        }
+        Ok(Object { bytes: self.read(key, output.body, size).await?, size, etag: unquoted(output.e_tag) })
+    }
+
+    async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
+        if len == 0 {
+            // A range of nothing cannot be written.
+            let meta = self.head(key).await?;
+            return Ok(Object { bytes: Bytes::new(), size: meta.size, etag: meta.etag });
+        }
+        let request = self.client.get_object().bucket(&self.bucket).key(key).range(format!("bytes=-{len}"));
+        let output = match request.send().await {
+            Ok(output) => output,
+            // No range can be satisfied in an object without bytes.
+            Err(error) if errors::status(&error) == Some(416) => {
+                let meta = self.head(key).await?;
+                return match meta.size {
+                    0 => Ok(Object { bytes: Bytes::new(), size: 0, etag: meta.etag }),
+                    _ => Err(self.failed(key, &error)),
+                };
+            }
+            Err(error) => return Err(self.failed(key, &error)),
+        };
+        let length = self.length(key, output.content_length())?;
+        let size = match output.content_range() {
+            Some(range) => {
+                total_of(range).ok_or_else(|| self.other(key, format!("`{range}` is no content range")))?
+            }
+            // The whole object, as some stores answer when it is small.
+            None => length,
+        };
+        if length != len.min(size) {
+            let reason = format!("{length} bytes came where the last {len} of {size} were asked for");
+            return Err(self.other(key, reason));
+        }
+        Ok(Object { bytes: self.read(key, output.body, length).await?, size, etag: unquoted(output.e_tag) })
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
+        let request = self.client.head_object().bucket(&self.bucket).key(key);
+        let output = request.send().await.map_err(|e| self.failed(key, &e))?;
+        let size = self.length(key, output.content_length())?;
+        Ok(ObjectMeta { key: key.to_owned(), size, etag: unquoted(output.e_tag) })
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {
+        self.put_object(key, bytes, None).await.map(drop)
+    }
+
+    async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome, StorageError> {
+        self.put_object(key, bytes, Some("*")).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(key);
+        match request.send().await.map_err(|e| self.failed(key, &e)) {
+            Ok(_) | Err(StorageError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl S3Bucket {
+    async fn put_object(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        if_none_match: Option<&str>,
+    ) -> Result<PutOutcome, StorageError> {
+        let read_timeout = if bytes.len() > LARGE_PUT_BYTES { LARGE_PUT_TIMEOUT } else { READ_TIMEOUT };
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .set_if_none_match(if_none_match.map(str::to_owned))
+            .body(ByteStream::from(bytes))
+            .customize()
+            .config_override(Config::builder().timeout_config(timeouts(read_timeout)));
+        match request.send().await {
+            Ok(_) => Ok(PutOutcome::Created),
+            Err(error) if errors::status(&error) == Some(412) => Ok(PutOutcome::AlreadyExists),
+            Err(error) => Err(self.failed(key, &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listed_keys_are_decoded() {
+        for (encoded, key) in [
+            ("a/b.jpg", Some("a/b.jpg")),
+            ("two+words%20x%2By", Some("two words x+y")),
+            ("%E6%97%A5", Some("日")),
+            ("100%", Some("100%")),
+            ("%zz%4", Some("%zz%4")),
+            ("%FF", None),
+        ] {
+            assert_eq!(url_decoded(encoded).as_deref(), key, "{encoded}");
+        }
+    }
+
+    #[test]
+    fn tags_and_ranges() {
+        assert_eq!(unquoted(Some("\"abc-1\"".into())).as_deref(), Some("abc-1"));
+        assert_eq!(total_of("bytes 5-9/10"), Some(10));
+        assert_eq!(total_of("bytes 5-9/*"), None);
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let config = S3Config {
+            endpoint: "http://127.0.0.1:1".into(),
+            region: "r".into(),
+            access_key: "id-canary".into(),
+            secret_key: "secret-canary".into(),
+        };
+        let store = S3Storage::with_config("bucket", config.clone());
+        assert!(!format!("{config:?} {store:?}").contains("canary"));
+    }
+}

@@ -1,0 +1,157 @@
+//! Gets a model bundle onto this machine and proves that it is the one the job was submitted with.
+//!
+//! Before a model is loaded, in the worker and, to learn its digest, in `submit`. A model is code: the
+//! file that is handed out here always has the digest that was asked for, also when it comes from the
+//! cache.
+
+use crate::{
+    job::hex_sha256,
+    location::Location,
+    storage::{StorageError, Stores},
+};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+/// A bundle of more bytes is refused; it is held in memory once while it is fetched.
+pub const MAX_MODEL_BYTES: u64 = 8 << 30;
+
+/// Reads are hashed in pieces of this size.
+const HASH_CHUNK_BYTES: usize = 1 << 20;
+
+/// Why a bundle is not at hand.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelFileError {
+    /// The store.
+    #[error("the model cannot be fetched")]
+    Storage(#[from] StorageError),
+    /// The local file or the cache.
+    #[error("the model file `{path}` cannot be used: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Another model than the job's.
+    #[error("the model at `{location}` has sha256 {found}, the job was submitted with {expected}: it was replaced; submit a new job for the new model")]
+    Digest {
+        /// Where it is.
+        location: String,
+        /// Its digest.
+        found: String,
+        /// The job's.
+        expected: String,
+    },
+}
+
+impl ModelFileError {
+    /// Whether trying again may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Storage(e) => e.is_transient(),
+            Self::Io { .. } | Self::Digest { .. } => false,
+        }
+    }
+}
+
+/// A bundle on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFile {
+    /// Where it can be opened.
+    pub path: PathBuf,
+    /// Hex sha256 of its bytes.
+    pub sha256: String,
+}
+
+/// The directory that holds fetched bundles when no `--cache` is given.
+pub fn default_cache_dir() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(home)
+        .unwrap_or_else(std::env::temp_dir)
+        .join("trawl/models")
+}
+
+/// The bundle at `location`, verified if `expected` is given. A local one is used where it lies; one in a
+/// bucket is fetched into `cache_dir`, named by its digest, unless it is there.
+///
+/// # Errors
+/// [`ModelFileError`]. Cancel safe: a half-written cache file is never given its final name.
+pub async fn obtain(
+    stores: &Stores,
+    location: &Location,
+    expected: Option<&str>,
+    cache_dir: &Path,
+) -> Result<ModelFile, ModelFileError> {
+    let check = |found: &str| match expected {
+        Some(expected) if expected != found => Err(ModelFileError::Digest {
+            location: location.to_string(),
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+        }),
+        _ => Ok(()),
+    };
+    if location.is_local() {
+        let path = PathBuf::from(location.to_string());
+        let sha256 = hash_file(path.clone()).await?;
+        check(&sha256)?;
+        return Ok(ModelFile { path, sha256 });
+    }
+    if let Some(expected) = expected {
+        let path = cache_dir.join(format!("{expected}.pt"));
+        // Hashed again: a cache that was cut short by a full disk must not be loaded.
+        if hash_file(path.clone()).await.is_ok_and(|found| found == expected) {
+            return Ok(ModelFile { path, sha256: expected.to_owned() });
+        }
+    }
+    let object = stores.open(location).await.get(location.key(), MAX_MODEL_BYTES).await?;
+    let cache_dir = cache_dir.to_owned();
+    let file = blocking(move || {
+        let sha256 = hex_sha256(&object.bytes);
+        let path = cache_dir.join(format!("{sha256}.pt"));
+        write_atomically(&cache_dir, &path, &object.bytes)
+            .map_err(|source| ModelFileError::Io { path: path.clone(), source })?;
+        Ok(ModelFile { path, sha256 })
+    })
+    .await?;
+    check(&file.sha256)?;
+    Ok(file)
+}
+
+async fn hash_file(path: PathBuf) -> Result<String, ModelFileError> {
+    blocking(move || {
+        let hash = || -> io::Result<String> {
+            let mut file = File::open(&path)?;
+            let (mut hasher, mut chunk) = (Sha256::new(), vec![0; HASH_CHUNK_BYTES]);
+            loop {
+                match file.read(&mut chunk)? {
+                    0 => return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()),
+                    n => hasher.update(&chunk[..n]),
+                }
+            }
+        };
+        hash().map_err(|source| ModelFileError::Io { path: path.clone(), source })
+    })
+    .await
+}
+
+fn write_atomically(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    // The process id keeps two workers of one host apart; the rename makes either's file whole.
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ModelFileError> + Send + 'static,
+) -> Result<T, ModelFileError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}

@@ -1,0 +1,202 @@
+//! What a failed request means, in the words of the seam.
+//!
+//! The store's code decides, else the HTTP status, else where the request failed. Texts of the store are
+//! passed on, the request never is: its headers carry signatures.
+
+use super::S3Bucket;
+use crate::storage::StorageError;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::config::http::HttpResponse;
+use std::error::Error;
+
+/// The longest text of a store that is passed on.
+const MAX_REASON_CHARS: usize = 500;
+
+/// The deepest chain of causes that is followed.
+const MAX_CAUSES: usize = 16;
+
+/// The HTTP status, if there was an answer.
+pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
+}
+
+/// The texts of an error and its causes. An outer text that only repeats the inner ones is left out.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let (Some(error), true) = (next, texts.len() < MAX_CAUSES) {
+        let text = error.to_string();
+        texts.retain(|outer| !outer.contains(&text) || *outer == text);
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+        next = error.source();
+    }
+    texts.join(": ").chars().take(MAX_REASON_CHARS).collect()
+}
+
+impl S3Bucket {
+    pub(super) fn failed<E>(&self, key: &str, error: &SdkError<E, HttpResponse>) -> StorageError
+    where
+        E: Error + ProvideErrorMetadata + 'static,
+    {
+        match error {
+            SdkError::ServiceError(service) => {
+                let region = service.raw().headers().get("x-amz-bucket-region");
+                self.refused(key, service.raw().status().as_u16(), service.err(), region)
+            }
+            SdkError::TimeoutError(_) => self.transient(key, "the request timed out"),
+            // An answer came and was cut off or garbled.
+            SdkError::ResponseError(response) => {
+                let status = response.raw().status().as_u16();
+                let reason = format!("HTTP {status}: {}", chain(error));
+                let cut_off = response.raw().status().is_success();
+                if cut_off || is_transient_status(status) { self.transient(key, reason) } else { self.other(key, reason) }
+            }
+            SdkError::DispatchFailure(dispatch) if dispatch.is_timeout() || dispatch.is_io() => {
+                self.transient(key, chain(error))
+            }
+            // Everything else happened before anything was sent: no credentials, an endpoint that is no URL,
+            // a certificate that is not trusted.
+            _ => match (chain(error), about_credentials(error)) {
+                (reason, true) => StorageError::Forbidden {
+                    key: self.url(key),
+                    reason: format!("no usable credentials were found ({reason})"),
+                },
+                (reason, false) => self.other(key, reason),
+            },
+        }
+    }
+
+    /// The store answered, and not with what was asked for.
+    fn refused(
+        &self,
+        key: &str,
+        status: u16,
+        error: &dyn ProvideErrorMetadata,
+        region: Option<&str>,
+    ) -> StorageError {
+        let code = error.code().unwrap_or_default();
+        let reason: String = match (code, error.message().unwrap_or_default()) {
+            ("", "") => format!("HTTP {status}"),
+            ("", message) => format!("HTTP {status}: {message}"),
+            (code, "") => format!("{code} (HTTP {status})"),
+            (code, message) => format!("{code} (HTTP {status}): {message}"),
+        };
+        let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
+        match (code, status) {
+            ("NoSuchBucket" | "InvalidBucketName", _) => StorageError::NoSuchStore { store: self.name.clone() },
+            ("NoSuchKey" | "NotFound", _) | ("", 404) => StorageError::NotFound { key: self.url(key) },
+            ("KeyTooLongError" | "InvalidURI", _) => StorageError::Invalid { key: self.url(key), reason },
+            ("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _)
+            | (_, 301 | 307 | 308) => {
+                let place = region.map_or_else(String::new, |region| format!(" to {region}"));
+                self.other(key, format!("{reason}; the bucket is in another region: set AWS_REGION{place}"))
+            }
+            // Said with 400 by S3, though it is about who we are.
+            ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "InvalidAccessKeyId" | "SignatureDoesNotMatch", _)
+            | (_, 401 | 403) => StorageError::Forbidden { key: self.url(key), reason },
+            ("SlowDown" | "RequestTimeout" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded", _)
+            | ("ConditionalRequestConflict" | "OperationAborted" | "InternalError" | "ServiceUnavailable", _) => {
+                self.transient(key, reason)
+            }
+            (_, status) if is_transient_status(status) => self.transient(key, reason),
+            (_, 404) => StorageError::NotFound { key: self.url(key) },
+            _ => self.other(key, reason),
+        }
+    }
+}
+
+/// Overload and outage. 501 and 505 are answers about what the store cannot do at all.
+fn is_transient_status(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 506..=599)
+}
+
+/// Whether the cause is that there are no credentials, or that looking for them took too long. The SDK's
+/// error types for this are not part of its public face here, their texts are stable.
+fn about_credentials(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    for _ in 0..MAX_CAUSES {
+        let Some(error) = next else { return false };
+        let text = error.to_string();
+        if ["credential", "identity resolver", "failed to select an auth scheme", "no identity resolver"]
+            .iter()
+            .any(|part| text.contains(part))
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::s3::{S3Config, S3Storage};
+    use crate::retry::RetryPolicy;
+    use crate::storage::Storage;
+    use aws_sdk_s3::error::ErrorMetadata;
+    use std::time::Duration;
+
+    fn bucket() -> S3Bucket {
+        let client = aws_sdk_s3::Client::from_conf(
+            aws_sdk_s3::Config::builder()
+                .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
+                .region(aws_sdk_s3::config::Region::from_static("us-east-1"))
+                .http_client(super::super::http_client())
+                .build(),
+        );
+        S3Bucket::new("b", client)
+    }
+
+    fn refused(code: &str, status: u16) -> StorageError {
+        bucket().refused("k", status, &ErrorMetadata::builder().code(code).message("words").build(), None)
+    }
+
+    #[test]
+    fn codes_and_states_get_their_meaning() {
+        for (code, status) in [
+            ("SlowDown", 503),
+            ("", 503),
+            ("", 500),
+            ("", 429),
+            ("RequestTimeout", 400),
+            ("ConditionalRequestConflict", 409),
+        ] {
+            assert!(refused(code, status).is_transient(), "{code} {status}");
+        }
+        for (code, status) in [("AccessDenied", 403), ("InvalidAccessKeyId", 403), ("ExpiredToken", 400), ("", 401)] {
+            assert!(matches!(refused(code, status), StorageError::Forbidden { .. }), "{code} {status}");
+        }
+        assert!(matches!(refused("NoSuchBucket", 404), StorageError::NoSuchStore { .. }));
+        assert!(refused("NoSuchKey", 404).is_not_found());
+        assert!(matches!(refused("NotImplemented", 501), StorageError::Other { .. }));
+        assert!(matches!(refused("InvalidArgument", 400), StorageError::Other { .. }));
+        let moved = bucket().refused("k", 301, &ErrorMetadata::builder().build(), Some("eu-west-1"));
+        assert!(moved.to_string().contains("set AWS_REGION to eu-west-1"), "{moved}");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_transient_and_names_no_secret() {
+        let config = S3Config {
+            // Nothing listens on port 1.
+            endpoint: "http://127.0.0.1:1".into(),
+            region: "us-east-1".into(),
+            access_key: "id-canary".into(),
+            secret_key: "secret-canary".into(),
+        };
+        let policy = RetryPolicy { max_elapsed: Duration::ZERO, ..RetryPolicy::STORAGE };
+        let store = S3Storage::with_config("b", config).paced(policy);
+        let error = store.get("k", 1).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn without_credentials_access_is_refused_at_once() {
+        let error = bucket().get("k", 1).await.unwrap_err();
+        assert!(matches!(error, StorageError::Forbidden { .. }), "{error:?}");
+        assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
+    }
+}
