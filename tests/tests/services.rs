@@ -276,21 +276,19 @@ fn a_replaced_model_is_refused() {
 fn heartbeats_live_through_a_long_forward_pass() {
     let scene = Scene::new("slow");
     scene.bucket.upload_images(&format!("{}/in/", scene.name), 1);
-    let seconds = std::env::var("TRAWL_TEST_FORWARD_SECONDS").map_or(12, |s| s.parse().unwrap());
-    let model = make_model(&["--seconds", &format!("{seconds}")]);
+    // A pass of about six seconds, three times what a missed heartbeat of this connection allows.
+    let model = make_model(&["--work", "600"]);
     let job = job_id(run(&mut scene.submit(&model, &[])));
     let url = scene.stack.get("TRAWL_AMQP_URL");
     let mut command = scene.worker_command(&[]);
     command.env("TRAWL_AMQP_URL", format!("{url}?heartbeat=2"));
     let worker = Running::start(&mut command, scene.dir.path());
     worker.wait_for_log("worker ready", PATIENCE);
-    wait::until("the long pass", Duration::from_secs(60 + 6 * seconds), || {
-        (scene.status(&job)["state"] == "complete").then_some(())
-    });
+    scene.wait_complete(&job);
+    // A connection that had died would have been delivered again, and its loss logged.
     let log = worker.log();
-    assert!(!log.to_lowercase().contains("reconnect") && !log.contains("lost"), "{log}");
-    let metrics = scene.bucket.rows(&scene.out());
-    assert_eq!(metrics.len(), 1);
+    assert!(!log.contains("WARN"), "{log}");
+    assert_eq!(scene.bucket.rows(&scene.out()).len(), 1);
 }
 
 #[test]
