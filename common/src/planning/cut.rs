@@ -39,14 +39,13 @@ impl PlanSlice {
 pub struct Cutter {
     batch_size: usize,
     next_batch: u64,
-    images_cut: u64,
     pending: Vec<Found>,
 }
 
 impl Cutter {
-    /// Goes on with batch `next_batch` after `images_cut` images. A `batch_size` of 0 is taken as 1.
-    pub fn new(batch_size: u32, next_batch: u64, images_cut: u64) -> Self {
-        Self { batch_size: batch_size.max(1) as usize, next_batch, images_cut, pending: Vec::new() }
+    /// Goes on with batch `next_batch`. A `batch_size` of 0 is taken as 1.
+    pub fn new(batch_size: u32, next_batch: u64) -> Self {
+        Self { batch_size: batch_size.max(1) as usize, next_batch, pending: Vec::new() }
     }
 
     /// Takes a page of the listing.
@@ -66,23 +65,16 @@ impl Cutter {
 
     /// What is left at the end of the listing, the last batch with fewer images; `end` is where the listing
     /// stands then. `None` if nothing is left. Call [`Cutter::take_full`] until it gives nothing before.
-    pub fn take_rest(&mut self, end: Cursor) -> Option<PlanSlice> {
+    pub fn take_rest(&mut self, end: &Cursor) -> Option<PlanSlice> {
         let images = self.pending.len();
-        (images > 0).then(|| PlanSlice { cursor: end, ..self.cut(images) })
+        (images > 0).then(|| PlanSlice { cursor: end.clone(), ..self.cut(images) })
     }
 
     fn cut(&mut self, images: usize) -> PlanSlice {
         let rest = self.pending.split_off(images);
         let found = std::mem::replace(&mut self.pending, rest);
-        self.images_cut += images as u64;
         let last = found.last().expect("a slice has images");
-        let cursor = Cursor {
-            source: last.source,
-            after: Some(last.store_key.clone()),
-            images: self.images_cut,
-            skipped: last.skipped,
-            unlistable: last.unlistable,
-        };
+        let cursor = last.cursor();
         let first_batch = BatchNumber(self.next_batch);
         let mut images = found.into_iter().map(|found| found.image).peekable();
         let mut batches = Vec::new();
@@ -109,6 +101,7 @@ mod tests {
             image: ImageRef { key: format!("k{n:08}"), etag: None, size: n as u64 },
             source: 0,
             store_key: format!("{n:08}"),
+            images: n as u64 + 1,
             skipped: n as u64 / 10,
             unlistable: 0,
         });
@@ -117,7 +110,7 @@ mod tests {
     }
 
     fn cut_all(pages: Vec<Page>, batch_size: u32) -> Vec<PlanSlice> {
-        let mut cutter = Cutter::new(batch_size, 0, 0);
+        let mut cutter = Cutter::new(batch_size, 0);
         let mut slices: Vec<PlanSlice> = Vec::new();
         for page in pages {
             cutter.push(page);
@@ -126,7 +119,7 @@ mod tests {
             }
         }
         let end = Cursor { source: 1, ..Cursor::default() };
-        slices.extend(cutter.take_rest(end));
+        slices.extend(cutter.take_rest(&end));
         slices
     }
 

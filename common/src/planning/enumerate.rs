@@ -33,10 +33,25 @@ pub struct Found {
     pub source: usize,
     /// Its key in its store.
     pub store_key: String,
+    /// Images up to it, itself included, in all.
+    pub images: u64,
     /// Objects left out by the filters before it, in all.
     pub skipped: u64,
     /// Entries with unlistable names in the pages before its own, in all.
     pub unlistable: u64,
+}
+
+impl Found {
+    /// Where the listing stands after this image.
+    pub fn cursor(&self) -> Cursor {
+        Cursor {
+            source: self.source,
+            after: Some(self.store_key.clone()),
+            images: self.images,
+            skipped: self.skipped,
+            unlistable: self.unlistable,
+        }
+    }
 }
 
 /// What one page of a listing gives.
@@ -313,6 +328,7 @@ impl Lister {
             image: ImageRef { key, etag: object.etag, size: object.size },
             source: self.cursor.source,
             store_key: object.key,
+            images: self.cursor.images,
             skipped: self.cursor.skipped,
             unlistable: self.cursor.unlistable,
         }
