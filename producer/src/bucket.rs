@@ -4,7 +4,7 @@
 //! Reads kilobytes per part and never a row; writes nothing.
 
 use crate::{errors::Stop, target};
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, TryStreamExt, stream};
 use std::sync::Arc;
 use trawl_common::{
     job::JobSpec,

