@@ -160,11 +160,15 @@ mod tests {
 
     async fn failing(error: &'static str, good_after: u32) -> (Result<u32, &'static str>, u32) {
         let calls = Cell::new(0);
-        let result = retry(POLICY, |e: &&str| *e == "busy", || {
-            calls.set(calls.get() + 1);
-            let n = calls.get();
-            async move { if n > good_after { Ok(n) } else { Err(error) } }
-        })
+        let result = retry(
+            POLICY,
+            |e: &&str| *e == "busy",
+            || {
+                calls.set(calls.get() + 1);
+                let n = calls.get();
+                async move { if n > good_after { Ok(n) } else { Err(error) } }
+            },
+        )
         .await;
         (result, calls.get())
     }

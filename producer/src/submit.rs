@@ -140,7 +140,8 @@ async fn prepare(
     } else {
         given
     };
-    let spec = args.spec(base_dir, ModelRef { location: location.to_string(), sha256: model.sha256.clone() })?;
+    let spec =
+        args.spec(base_dir, ModelRef { location: location.to_string(), sha256: model.sha256.clone() })?;
     Ok(Prepared { spec, model })
 }
 
@@ -230,8 +231,11 @@ async fn bring_model(stores: &Arc<Stores>, spec: &JobSpec, model: &ModelFile) ->
         Stop::usage(format!("the model file `{}` cannot be read: {error}", model.path.display()))
     })?;
     if !same {
-        return Err(Stop::failed(format!("the model file `{}` changed while it was read", model.path.display()))
-            .hint("give the same command again once it is written"));
+        return Err(Stop::failed(format!(
+            "the model file `{}` changed while it was read",
+            model.path.display()
+        ))
+        .hint("give the same command again once it is written"));
     }
     // The name has the digest: whoever was first wrote the same bytes.
     store.put_if_absent(&key, Bytes::from(bytes)).await?;
@@ -292,7 +296,12 @@ fn announce(submitted: &Submitted, output: OutputFormat, out: &mut dyn Write) ->
 }
 
 /// What a dry run found.
-fn print_dry_run(spec: &JobSpec, found: &DryRun, output: OutputFormat, out: &mut dyn Write) -> Result<(), Stop> {
+fn print_dry_run(
+    spec: &JobSpec,
+    found: &DryRun,
+    output: OutputFormat,
+    out: &mut dyn Write,
+) -> Result<(), Stop> {
     let _ = (spec, found, output, out);
     Ok(())
 }
@@ -306,7 +315,8 @@ async fn follow(
 ) -> Result<u8, Stop> {
     let spec = &submitted.spec;
     if matches!(submitted.opened, Opened::AlreadyComplete) {
-        let (_, progress) = bucket::progress(services.stores, &Location::parse(&spec.out, Path::new("/"))?).await?;
+        let (_, progress) =
+            bucket::progress(services.stores, &Location::parse(&spec.out, Path::new("/"))?).await?;
         eprintln!("{}", report::line(&progress));
         let failed = strict && progress.images_failed > 0;
         return Ok(if failed { exit::FAILED_IMAGES } else { exit::OK });

@@ -58,7 +58,11 @@ impl Bucket {
 
     /// The keys below a prefix, in order.
     pub fn keys(&self, prefix: &str) -> Vec<String> {
-        self.runtime.block_on(list_all(&*self.store, prefix, None)).into_iter().map(|object| object.key).collect()
+        self.runtime
+            .block_on(list_all(&*self.store, prefix, None))
+            .into_iter()
+            .map(|object| object.key)
+            .collect()
     }
 
     /// Whether there is an object of this key.

@@ -48,7 +48,10 @@ impl Scene {
 
     fn worker_command(&self, flags: &[&str]) -> Command {
         let mut command = with_stack("trawl-worker", self.stack);
-        command.args(["--queue", &self.name, "--threads", "1", "--cache"]).arg(self.dir.path().join("cache")).args(flags);
+        command
+            .args(["--queue", &self.name, "--threads", "1", "--cache"])
+            .arg(self.dir.path().join("cache"))
+            .args(flags);
         command
     }
 
@@ -131,7 +134,8 @@ fn a_fleet_that_loses_a_worker_ends_with_every_row_once() {
     let by_out = scene.status(&format!("s3://trawl/{}", scene.out()));
     assert_eq!((&by_out["state"], &by_out["images_ok"]), (&"complete".into(), &IMAGES.into()));
     for key in scene.parts() {
-        std::fs::write(scene.dir.path().join(key.rsplit('/').next().unwrap()), scene.bucket.get(&key)).unwrap();
+        std::fs::write(scene.dir.path().join(key.rsplit('/').next().unwrap()), scene.bucket.get(&key))
+            .unwrap();
     }
     let query = "import duckdb,sys;print(duckdb.sql(\"select count(*), count(distinct key) from \
                  read_parquet('\"+sys.argv[1]+\"/*.parquet') where status='ok' and confidence>0\").fetchone())";
@@ -159,7 +163,14 @@ fn the_same_submit_resumes_and_then_does_nothing() {
     let other = run(&mut scene.submit(tiny_model(), &["--batch-size", "5"])).expect(2);
     assert!(other.stderr.contains("batch_size"), "{}", other.stderr);
 
-    let results = run(&mut scene.trawl(&["results", &format!("s3://trawl/{}", scene.out()), "--limit", "3", "--output", "json"]));
+    let results = run(&mut scene.trawl(&[
+        "results",
+        &format!("s3://trawl/{}", scene.out()),
+        "--limit",
+        "3",
+        "--output",
+        "json",
+    ]));
     let lines: Vec<serde_json::Value> =
         results.expect(0).stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 3);
@@ -200,9 +211,11 @@ fn broken_objects_are_rows_with_a_code() {
     assert_eq!((&status["images_ok"], &status["images_failed"]), (&7.into(), &3.into()));
     assert_eq!(status["errors"], serde_json::json!({"empty": 1, "not_an_image": 1, "truncated": 1}));
     scene.assert_keys(10);
-    let failures = run(&mut scene.trawl(&["failures", &format!("s3://trawl/{}", scene.out()), "--output", "json"]));
+    let failures =
+        run(&mut scene.trawl(&["failures", &format!("s3://trawl/{}", scene.out()), "--output", "json"]));
     assert_eq!(failures.expect(0).stdout.lines().count(), 3);
-    let odd = scene.bucket.rows(&scene.out()).into_iter().find(|row| row.key.contains("odd name+&%20")).unwrap();
+    let odd =
+        scene.bucket.rows(&scene.out()).into_iter().find(|row| row.key.contains("odd name+&%20")).unwrap();
     assert!(matches!(odd.outcome, Outcome::Ok(_)), "{odd:?}");
 }
 
@@ -227,7 +240,8 @@ fn bad_input_is_one_clear_line_with_its_code_and_leaves_nothing() {
     let model = tiny_model().to_str().unwrap();
     let (input, out) = (format!("s3://trawl/{}/in/", scene.name), format!("s3://trawl/{}", scene.out()));
     let submit = |source: &str, change: &dyn Fn(&mut Command)| {
-        let mut command = scene.trawl(&["submit", source, "--out", &out, "--model", model, "--queue", &scene.name]);
+        let mut command =
+            scene.trawl(&["submit", source, "--out", &out, "--model", model, "--queue", &scene.name]);
         change(&mut command);
         run(&mut command)
     };
@@ -241,14 +255,44 @@ fn bad_input_is_one_clear_line_with_its_code_and_leaves_nothing() {
     };
     check(submit("s3://no-such-bucket/x/", &|_| {}), 4, "no-such-bucket");
     check(submit(&input, &|_| {}), 4, "no image");
-    check(submit(&input, &|c| { c.env("AWS_SECRET_ACCESS_KEY", "canary"); }), 2, "AWS_ACCESS_KEY_ID");
-    check(submit(&input, &|c| { c.env("TRAWL_AMQP_URL", "amqp://u:canary@127.0.0.1:1"); }), 5, "TRAWL_AMQP_URL");
-    check(submit(&input, &|c| { c.env("TRAWL_REDIS_URL", "redis://:canary@127.0.0.1:1"); }), 5, "TRAWL_REDIS_URL");
+    check(
+        submit(&input, &|c| {
+            c.env("AWS_SECRET_ACCESS_KEY", "canary");
+        }),
+        2,
+        "AWS_ACCESS_KEY_ID",
+    );
+    check(
+        submit(&input, &|c| {
+            c.env("TRAWL_AMQP_URL", "amqp://u:canary@127.0.0.1:1");
+        }),
+        5,
+        "TRAWL_AMQP_URL",
+    );
+    check(
+        submit(&input, &|c| {
+            c.env("TRAWL_REDIS_URL", "redis://:canary@127.0.0.1:1");
+        }),
+        5,
+        "TRAWL_REDIS_URL",
+    );
     let amqp = scene.stack.get("TRAWL_AMQP_URL");
     let host = amqp.rsplit_once('@').unwrap().1;
-    check(submit(&input, &|c| { c.env("TRAWL_AMQP_URL", format!("amqp://u:canary@{host}")); }), 2, "password");
+    check(
+        submit(&input, &|c| {
+            c.env("TRAWL_AMQP_URL", format!("amqp://u:canary@{host}"));
+        }),
+        2,
+        "password",
+    );
     let redis = scene.stack.get("TRAWL_REDIS_URL").rsplit_once('@').unwrap().1;
-    check(submit(&input, &|c| { c.env("TRAWL_REDIS_URL", format!("redis://:canary@{redis}")); }), 2, "password");
+    check(
+        submit(&input, &|c| {
+            c.env("TRAWL_REDIS_URL", format!("redis://:canary@{redis}"));
+        }),
+        2,
+        "password",
+    );
     let worker = |name: &str, value: &str| run(scene.worker_command(&[]).env(name, value));
     let ended = worker("TRAWL_AMQP_URL", "amqp://u:canary@127.0.0.1:1").expect(5);
     assert!(ended.stderr.contains("127.0.0.1:1") && !ended.stderr.contains("canary"), "{}", ended.stderr);
@@ -300,7 +344,9 @@ fn health_and_metrics_are_served() {
     let get = |path: &str| {
         let program = "import sys,urllib.request as r\ntry: a=r.urlopen(sys.argv[1])\nexcept r.HTTPError as e: a=e\n\
                        print(a.status, a.read().decode())";
-        run(Command::new("python3").args(["-c", program, &format!("http://{address}{path}")])).expect(0).stdout
+        run(Command::new("python3").args(["-c", program, &format!("http://{address}{path}")]))
+            .expect(0)
+            .stdout
     };
     assert!(get("/livez").starts_with("200"));
     wait::until("readiness", PATIENCE, || get("/readyz").starts_with("200").then_some(()));

@@ -112,7 +112,8 @@ pub async fn suffixes(store: &dyn Storage, prefix: &str) {
     let (full, empty) = (format!("{prefix}full"), format!("{prefix}empty"));
     put(store, &full, "0123456789").await;
     put(store, &empty, "").await;
-    for (len, expected) in [(0, ""), (1, "9"), (4, "6789"), (10, "0123456789"), (11, "0123456789"), (1 << 20, "0123456789")]
+    for (len, expected) in
+        [(0, ""), (1, "9"), (4, "6789"), (10, "0123456789"), (11, "0123456789"), (1 << 20, "0123456789")]
     {
         let got = store.get_suffix(&full, len).await.unwrap_or_else(|e| panic!("suffix of {len}: {e}"));
         assert_eq!((&got.bytes[..], got.size), (expected.as_bytes(), 10), "suffix of {len}");
@@ -134,7 +135,9 @@ pub async fn one_winner(store: &Arc<dyn Storage>, prefix: &str) {
         let key = format!("{prefix}{round:02}");
         let race = (0..RACERS).map(|racer| {
             let (store, key) = (store.clone(), key.clone());
-            tokio::spawn(async move { store.put_if_absent(&key, Bytes::from(format!("racer {racer}"))).await })
+            tokio::spawn(
+                async move { store.put_if_absent(&key, Bytes::from(format!("racer {racer}"))).await },
+            )
         });
         let outcomes: Vec<_> =
             join_all(race).await.into_iter().map(|o| o.expect("no panic").expect("no error")).collect();
@@ -213,7 +216,9 @@ pub async fn listing_order(store: &dyn Storage, prefix: &str) {
 /// A listing of more than two pages is complete, and can begin anywhere in it.
 pub async fn listing_pages(store: &dyn Storage, prefix: &str) {
     let expected: Vec<_> = (0..MANY).map(|i| format!("{prefix}img_{i:05}.jpg")).collect();
-    let puts = stream::iter(&expected).map(|key| store.put(key, Bytes::from_static(b"x"))).buffer_unordered(IN_FLIGHT);
+    let puts = stream::iter(&expected)
+        .map(|key| store.put(key, Bytes::from_static(b"x")))
+        .buffer_unordered(IN_FLIGHT);
     puts.try_collect::<Vec<()>>().await.expect("the objects are written");
     let pages: Vec<_> = store.list(prefix, None).try_collect().await.expect("the listing works");
     assert!(pages.len() > 2, "{} objects came in {} pages", MANY, pages.len());
@@ -222,7 +227,11 @@ pub async fn listing_pages(store: &dyn Storage, prefix: &str) {
     for i in [0, 998, 999, 1000, 1001, 1999, MANY - 2, MANY - 1] {
         assert_eq!(keys(store, prefix, Some(&expected[i])).await, expected[i + 1..], "after {i}");
     }
-    assert_eq!(keys(store, &format!("{prefix}img_001"), None).await, expected[100..200], "a prefix within a name");
+    assert_eq!(
+        keys(store, &format!("{prefix}img_001"), None).await,
+        expected[100..200],
+        "a prefix within a name"
+    );
     let first = store.list(prefix, None).next().await.expect("one page").expect("the listing works");
     assert!(!first.objects.is_empty(), "a listing that is dropped after a page does no harm");
 }

@@ -180,7 +180,9 @@ impl Temporary {
                 Ok(fs::metadata(&self.path).is_ok_and(|m| m.nlink() > 1))
             }
             // File systems without hard links.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS)) => {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS)) =>
+            {
                 self.renamed = rename_if_absent(&self.path, target)?;
                 Ok(self.renamed)
             }
@@ -321,7 +323,11 @@ impl Storage for LocalStorage {
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         self.blocking(key, |store, key, path| {
             let metadata = fs::metadata(path).map_err(|e| store.failed(key, &e))?;
-            if metadata.is_file() { Ok(meta(key, &metadata)) } else { Err(store.not_an_object(key, &metadata)) }
+            if metadata.is_file() {
+                Ok(meta(key, &metadata))
+            } else {
+                Err(store.not_an_object(key, &metadata))
+            }
         })
         .await
     }

@@ -32,7 +32,10 @@ async fn keeps_the_contract() {
     let root = tempfile::tempdir().unwrap();
     crate::contract::storage::suite(Arc::new(LocalStorage::new(root.path())), "contract/run/").await;
     let left: Vec<_> = walk_names(root.path());
-    assert!(!left.iter().any(|name| name.starts_with(TEMPORARY_PREFIX)), "temporary files are left: {left:?}");
+    assert!(
+        !left.iter().any(|name| name.starts_with(TEMPORARY_PREFIX)),
+        "temporary files are left: {left:?}"
+    );
 }
 
 fn walk_names(folder: &Path) -> Vec<String> {

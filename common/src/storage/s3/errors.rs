@@ -5,8 +5,8 @@
 
 use super::S3Bucket;
 use crate::storage::StorageError;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::error::Error;
 
 /// The longest text of a store that is passed on.
@@ -51,7 +51,11 @@ impl S3Bucket {
                 let status = response.raw().status().as_u16();
                 let reason = format!("HTTP {status}: {}", chain(error));
                 let cut_off = response.raw().status().is_success();
-                if cut_off || is_transient_status(status) { self.transient(key, reason) } else { self.other(key, reason) }
+                if cut_off || is_transient_status(status) {
+                    self.transient(key, reason)
+                } else {
+                    self.other(key, reason)
+                }
             }
             SdkError::DispatchFailure(dispatch) if dispatch.is_timeout() || dispatch.is_io() => {
                 self.transient(key, chain(error))
@@ -85,21 +89,40 @@ impl S3Bucket {
         };
         let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
         match (code, status) {
-            ("NoSuchBucket" | "InvalidBucketName", _) => StorageError::NoSuchStore { store: self.name.clone() },
+            ("NoSuchBucket" | "InvalidBucketName", _) => {
+                StorageError::NoSuchStore { store: self.name.clone() }
+            }
             ("NoSuchKey" | "NotFound", _) | ("", 404) => StorageError::NotFound { key: self.url(key) },
             ("KeyTooLongError" | "InvalidURI", _) => StorageError::Invalid { key: self.url(key), reason },
-            ("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _)
+            (
+                "PermanentRedirect"
+                | "TemporaryRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException",
+                _,
+            )
             | (_, 301 | 307 | 308) => {
                 let place = region.map_or_else(String::new, |region| format!(" to {region}"));
                 self.other(key, format!("{reason}; the bucket is in another region: set AWS_REGION{place}"))
             }
             // Said with 400 by S3, though it is about who we are.
-            ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "InvalidAccessKeyId" | "SignatureDoesNotMatch", _)
+            (
+                "ExpiredToken"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch",
+                _,
+            )
             | (_, 401 | 403) => StorageError::Forbidden { key: self.url(key), reason },
-            ("SlowDown" | "RequestTimeout" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded", _)
-            | ("ConditionalRequestConflict" | "OperationAborted" | "InternalError" | "ServiceUnavailable", _) => {
-                self.transient(key, reason)
-            }
+            (
+                "SlowDown" | "RequestTimeout" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded",
+                _,
+            )
+            | (
+                "ConditionalRequestConflict" | "OperationAborted" | "InternalError" | "ServiceUnavailable",
+                _,
+            ) => self.transient(key, reason),
             (_, status) if is_transient_status(status) => self.transient(key, reason),
             (_, 404) => StorageError::NotFound { key: self.url(key) },
             _ => self.other(key, reason),
@@ -133,9 +156,9 @@ fn about_credentials(error: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::s3::{S3Config, S3Storage};
     use crate::retry::RetryPolicy;
     use crate::storage::Storage;
+    use crate::storage::s3::{S3Config, S3Storage};
     use aws_sdk_s3::error::ErrorMetadata;
     use std::time::Duration;
 
@@ -166,7 +189,9 @@ mod tests {
         ] {
             assert!(refused(code, status).is_transient(), "{code} {status}");
         }
-        for (code, status) in [("AccessDenied", 403), ("InvalidAccessKeyId", 403), ("ExpiredToken", 400), ("", 401)] {
+        for (code, status) in
+            [("AccessDenied", 403), ("InvalidAccessKeyId", 403), ("ExpiredToken", 400), ("", 401)]
+        {
             assert!(matches!(refused(code, status), StorageError::Forbidden { .. }), "{code} {status}");
         }
         assert!(matches!(refused("NoSuchBucket", 404), StorageError::NoSuchStore { .. }));
