@@ -344,3 +344,7 @@ impl Lister {
         self.send.send(Ok(page)).await.map_err(|_| Stop::Enough)
     }
 }
+
+#[cfg(test)]
+#[path = "enumerate_tests.rs"]
+mod tests;

@@ -150,7 +150,8 @@ impl PlanFileFooter {
         let sums = footer.runs.iter().try_fold((0_u64, 0_u64), |(batches, images), (size, n)| {
             Some((batches.checked_add(*n)?, images.checked_add(size.checked_mul(*n)?)?))
         });
-        if sums != Some((footer.batches, footer.images)) {
+        // An empty batch would let a few bytes claim any number of them.
+        if sums != Some((footer.batches, footer.images)) || footer.runs.iter().any(|(size, _)| *size == 0) {
             return bad("trawl.batch_images", "it does not sum to the batches and images".into());
         }
         Ok(footer)
