@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::{
+    borrow::Cow,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -146,7 +147,8 @@ impl BundleSpec {
     /// # Errors
     /// [`BundleError`]. Blocking: reads the zip directory and one member.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
-        let unreadable = |e: std::io::Error| BundleError::Unreadable { path: path.into(), reason: e.to_string() };
+        let unreadable =
+            |e: std::io::Error| BundleError::Unreadable { path: path.into(), reason: e.to_string() };
         let file = File::open(path).map_err(unreadable)?;
         if file.metadata().map_err(unreadable)?.is_dir() {
             return Err(BundleError::Unreadable { path: path.into(), reason: "it is a folder".into() });
@@ -154,12 +156,12 @@ impl BundleSpec {
         let not_torch =
             |reason: &str| BundleError::NotTorchScript { path: path.into(), reason: reason.to_owned() };
         let mut zip = zip::ZipArchive::new(file).map_err(|_| not_torch("it is not a zip archive"))?;
-        let root = zip
-            .file_names()
+        let names: Vec<String> = zip.file_names().filter_map(Result::ok).map(Cow::into_owned).collect();
+        let root = names
+            .iter()
             .find_map(|name| name.strip_suffix("/constants.pkl"))
-            .ok_or_else(|| not_torch("it has no constants.pkl"))?
-            .to_owned();
-        if !zip.file_names().any(|name| name.starts_with(&format!("{root}/code/"))) {
+            .ok_or_else(|| not_torch("it has no constants.pkl"))?;
+        if !names.iter().any(|name| name.starts_with(&format!("{root}/code/"))) {
             return Err(not_torch("it has no code: it may be a plain torch.save of weights"));
         }
         let json = match zip.by_name(&format!("{root}/extra/{EXTRA_NAME}")) {
@@ -181,7 +183,8 @@ impl BundleSpec {
     /// # Errors
     /// What is wrong, in words.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let value: serde_json::Value = serde_json::from_slice(json).map_err(|e| format!("it is not JSON: {e}"))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(json).map_err(|e| format!("it is not JSON: {e}"))?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(v) if v == u64::from(BUNDLE_VERSION) => {}
             Some(v) => return Err(format!("it has version {v}, this trawl reads {BUNDLE_VERSION}")),

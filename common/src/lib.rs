@@ -16,6 +16,7 @@ pub mod config;
 pub mod contract;
 pub mod disposition;
 pub mod error_code;
+pub mod exit;
 pub mod finalize;
 pub mod job;
 pub mod ledger;

@@ -1,1 +1,26 @@
-//! Stub.
+//! What the tests of the whole share: private servers, the real binaries, images, and reading results.
+//!
+//! Servers come from `deploy/stack`, the very script that `make stack-up` uses, on free ports, one set per
+//! test binary; a watchdog stops them when the binary ends, however it ends. Nothing here sleeps: waiting
+//! is always for a condition, with a deadline that fails the test.
+
+pub mod bucket;
+pub mod images;
+pub mod programs;
+pub mod rows;
+pub mod stack;
+pub mod wait;
+
+use std::path::{Path, PathBuf};
+
+/// The checkout.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace").to_owned()
+}
+
+/// A name that no other test uses.
+pub fn unique(name: &str) -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

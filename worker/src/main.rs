@@ -1,2 +1,61 @@
-//! Stub.
-fn main() {}
+//! `trawl-worker`: the program's start and end.
+//!
+//! Tunes the allocator before any thread exists, parses, starts the runtime, and turns the outcome into
+//! an exit code. Heavy work runs on the pool's own threads, so the runtime needs few.
+
+use clap::Parser;
+use std::{process::ExitCode, time::Instant};
+use tracing::Level;
+use trawl_common::{disposition::describe, exit, shutdown::Shutdown, telemetry};
+use trawl_worker::{
+    allocator,
+    check_model::check_model,
+    cli::{Cli, Command},
+    run::run,
+    serve::serve,
+};
+
+/// Runtime threads: network and timers only. Two, so that one slow poll does not hold up a heartbeat.
+const RUNTIME_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    allocator::tune();
+    let started = Instant::now();
+    let cli = Cli::parse();
+    let serving = matches!(cli.command, None | Some(Command::Serve(_)));
+    let level = match (cli.verbose, serving) {
+        (0, true) => Level::INFO,
+        (0, false) => Level::WARN,
+        (1, _) => Level::INFO,
+        (2, _) => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    if let Err(error) = telemetry::init(cli.log_format, level) {
+        return fail(&error);
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            None => serve(cli.serve, Shutdown::install()).await,
+            Some(Command::Serve(args)) => serve(args, Shutdown::install()).await,
+            Some(Command::Run(args)) => run(args, cli.output, Shutdown::install(), started).await,
+            Some(Command::CheckModel(args)) => check_model(args, cli.output).await,
+        }
+    });
+    // A read that hangs on a blocking thread must not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => fail(error.as_ref()),
+    }
+}
+
+fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("error: {}", describe(error));
+    ExitCode::from(exit::code_of(error))
+}

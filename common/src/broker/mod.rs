@@ -26,7 +26,9 @@ pub enum BrokerError {
         reason: String,
     },
     /// The broker refuses our credentials or permissions.
-    #[error("the broker at {broker} refuses access: {reason}; check user, password and vhost in TRAWL_AMQP_URL")]
+    #[error(
+        "the broker at {broker} refuses access: {reason}; check user, password and vhost in TRAWL_AMQP_URL"
+    )]
     AccessRefused {
         /// Host and port.
         broker: String,
@@ -42,7 +44,9 @@ pub enum BrokerError {
         reason: String,
     },
     /// The message reached no queue.
-    #[error("queue `{queue}` does not exist, the message was returned; a worker or `trawl submit` creates it")]
+    #[error(
+        "queue `{queue}` does not exist, the message was returned; a worker or `trawl submit` creates it"
+    )]
     Unroutable {
         /// The queue.
         queue: String,

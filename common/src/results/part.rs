@@ -1,1 +1,368 @@
-//! To be written.
+//! A part: the rows of one batch as one Parquet file, and what its footer says of them.
+//!
+//! Encoded by the worker's sink when the last image of a batch is in, written by one create-only put, and
+//! asked for its footer by everyone who finds it there: a redelivery, a resumed producer, `finalize`. The
+//! bytes may differ between two attempts (their ids are in the footer); the rows must not.
+
+use super::{
+    footer::{FetchFooterError, FooterEntries, FooterError, entry},
+    row::{ClassScore, Outcome, Prediction, ResultRow},
+    schema::{Columns, topk_element, topk_fields, vector_element},
+};
+use crate::{
+    batch::BatchNumber,
+    error_code::ErrorCode,
+    job::{JobId, JobSpec},
+    ledger::BatchOutcome,
+    storage::Storage,
+};
+use arrow::{
+    array::{
+        ArrayRef, FixedSizeListArray, Float32Builder, Int32Array, Int32Builder, Int64Array, ListArray,
+        RecordBatch, StringArray, StringBuilder, StructArray,
+    },
+    buffer::{NullBuffer, OffsetBuffer},
+};
+use bytes::Bytes;
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    errors::ParquetError,
+    file::properties::{EnabledStatistics, WriterProperties},
+    schema::types::ColumnPath,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// zstd's own default: levels above it cost the worker's cores more than they save in the bucket.
+pub(super) const ZSTD_LEVEL: i32 = 3;
+
+/// Rows of one row group; a batch has far fewer, so that a part is one group.
+pub(super) const MAX_ROW_GROUP_ROWS: usize = 1 << 20;
+
+/// Rows that do not fit a part.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// A prediction of another kind than the part's columns, or of another length.
+    #[error("the prediction for `{key}` does not fit the part: {reason}")]
+    WrongShape {
+        /// The row.
+        key: String,
+        /// What was expected and found.
+        reason: String,
+    },
+    /// The footer counts other rows than there are; see [`PartFooter::counted`].
+    #[error(
+        "the footer of batch {batch} counts {said} rows with {said_failed} failures, there are {rows} with {failed}"
+    )]
+    Counts {
+        /// The batch.
+        batch: BatchNumber,
+        /// Rows by the footer.
+        said: u64,
+        /// Failures by the footer.
+        said_failed: u64,
+        /// Rows.
+        rows: u64,
+        /// Failures.
+        failed: u64,
+    },
+    /// The writer or reader failed.
+    #[error("the part cannot be encoded or read: {0}")]
+    Parquet(#[from] ParquetError),
+    /// Arrow refuses the arrays.
+    #[error("the rows cannot be put into columns: {0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+    /// The file is no part of ours.
+    #[error(transparent)]
+    Footer(#[from] FooterError),
+    /// A row that this version cannot read.
+    #[error("row {row} of the part is not readable: {reason}")]
+    Row {
+        /// Its index in the part.
+        row: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What a part says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartFooter {
+    /// The job.
+    pub job: JobId,
+    /// The batch.
+    pub batch: BatchNumber,
+    /// Rows, one for each planned image.
+    pub rows: u64,
+    /// Rows with `status = error`.
+    pub failures: u64,
+    /// The failures by code; sums to `failures`.
+    pub errors: BTreeMap<ErrorCode, u64>,
+    /// Digest of the model that made the predictions.
+    pub model_sha256: String,
+    /// [`JobSpec::preprocess_digest`].
+    pub preprocess_sha256: String,
+    /// The trawl that wrote it.
+    pub version: String,
+    /// Of the attempt that won.
+    pub attempt_id: String,
+    /// The worker that made the attempt.
+    pub worker: String,
+}
+
+impl PartFooter {
+    /// A footer for a batch of `spec`'s, written by this version, that counts no rows yet.
+    pub fn new(
+        spec: &JobSpec,
+        batch: BatchNumber,
+        attempt_id: impl Into<String>,
+        worker: impl Into<String>,
+    ) -> Self {
+        Self {
+            job: spec.job.clone(),
+            batch,
+            rows: 0,
+            failures: 0,
+            errors: BTreeMap::new(),
+            model_sha256: spec.model.sha256.clone(),
+            preprocess_sha256: spec.preprocess_digest(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            attempt_id: attempt_id.into(),
+            worker: worker.into(),
+        }
+    }
+
+    /// The same with the counts of these rows.
+    #[must_use]
+    pub fn counted(mut self, rows: &[ResultRow]) -> Self {
+        self.rows = rows.len() as u64;
+        self.errors.clear();
+        for row in rows {
+            if let Outcome::Failed { code, .. } = row.outcome {
+                *self.errors.entry(code).or_default() += 1;
+            }
+        }
+        self.failures = self.errors.values().sum();
+        self
+    }
+
+    /// What the ledger is told.
+    pub fn outcome(&self) -> BatchOutcome {
+        BatchOutcome {
+            images_ok: self.rows - self.failures,
+            images_failed: self.failures,
+            errors: self.errors.clone(),
+        }
+    }
+
+    /// Reads the footer out of the last bytes of a part of `size` bytes.
+    ///
+    /// # Errors
+    /// [`FooterError::NeedMore`] with the number of bytes if `tail` is too short.
+    pub fn read(tail: &Bytes, size: u64) -> Result<Self, FooterError> {
+        Self::of(&FooterEntries::read(tail, size)?)
+    }
+
+    pub(super) fn of(entries: &FooterEntries) -> Result<Self, FooterError> {
+        let footer = Self {
+            job: entries.value("trawl.job")?,
+            batch: BatchNumber(entries.value("trawl.batch")?),
+            rows: entries.value("trawl.rows")?,
+            failures: entries.value("trawl.failures")?,
+            errors: entries.json("trawl.errors")?,
+            model_sha256: entries.text("trawl.model_sha256")?.to_owned(),
+            preprocess_sha256: entries.text("trawl.preprocess_sha256")?.to_owned(),
+            version: entries.text("trawl.version")?.to_owned(),
+            attempt_id: entries.text("trawl.attempt_id")?.to_owned(),
+            worker: entries.text("trawl.worker")?.to_owned(),
+        };
+        let bad = |name, reason| Err(FooterError::Bad { name, reason });
+        if footer.rows != entries.rows() {
+            return bad("trawl.rows", format!("it says {}, the file has {}", footer.rows, entries.rows()));
+        }
+        let counted = footer.errors.values().try_fold(0_u64, |sum, n| sum.checked_add(*n));
+        if counted != Some(footer.failures) || footer.failures > footer.rows {
+            return bad("trawl.failures", format!("{} do not fit rows and errors", footer.failures));
+        }
+        Ok(footer)
+    }
+
+    fn entries(&self) -> Vec<parquet::file::metadata::KeyValue> {
+        let errors = serde_json::to_string(&self.errors).expect("counts are plain data");
+        vec![
+            entry("trawl.job", &self.job),
+            entry("trawl.batch", self.batch.0),
+            entry("trawl.rows", self.rows),
+            entry("trawl.failures", self.failures),
+            entry("trawl.errors", errors),
+            entry("trawl.model_sha256", &self.model_sha256),
+            entry("trawl.preprocess_sha256", &self.preprocess_sha256),
+            entry("trawl.version", &self.version),
+            entry("trawl.attempt_id", &self.attempt_id),
+            entry("trawl.worker", &self.worker),
+        ]
+    }
+}
+
+/// Fetches the footer of the part at `key`.
+///
+/// # Errors
+/// [`FetchFooterError`]; `NotFound` of the store if there is no such part. Cancel safe.
+pub async fn read_footer(store: &dyn Storage, key: &str) -> Result<PartFooter, FetchFooterError> {
+    let entries = FooterEntries::fetch(store, key).await?;
+    PartFooter::of(&entries).map_err(|reason| FetchFooterError::Unusable { key: key.to_owned(), reason })
+}
+
+/// Encodes the rows of a batch as a Parquet file. Takes milliseconds of one core: not for an async thread.
+///
+/// # Errors
+/// [`PartError`]; all of them are a fault of the caller's, none depends on the images.
+pub fn encode_part(rows: &[ResultRow], columns: Columns, footer: &PartFooter) -> Result<Bytes, PartError> {
+    let failed = rows.iter().filter(|row| row.outcome.is_failed()).count() as u64;
+    if (footer.rows, footer.failures) != (rows.len() as u64, failed) {
+        return Err(PartError::Counts {
+            batch: footer.batch,
+            said: footer.rows,
+            said_failed: footer.failures,
+            rows: rows.len() as u64,
+            failed,
+        });
+    }
+    let mut arrays = common_columns(rows);
+    match columns {
+        Columns::Classes => arrays.extend(class_columns(rows)?),
+        Columns::Vector(width) => arrays.push(vector_column(rows, width)?),
+    }
+    let batch = RecordBatch::try_new(columns.schema(), arrays)?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(footer)?))?;
+    writer.write(&batch)?;
+    Ok(writer.into_inner()?.into())
+}
+
+fn properties(footer: &PartFooter) -> Result<WriterProperties, ParquetError> {
+    let mut builder = WriterProperties::builder()
+        .set_created_by(format!("trawl {}", env!("CARGO_PKG_VERSION")))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
+        // One row group of one batch: statistics by page would only make the footer longer.
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_key_value_metadata(Some(footer.entries()));
+    // A dictionary of values that never repeat is work for nothing.
+    for unique in [
+        &["key"][..],
+        &["etag"],
+        &["size"],
+        &["confidence"],
+        &["topk", "list", "element", "prob"],
+        &["embedding", "list", "element"],
+    ] {
+        let path = ColumnPath::new(unique.iter().map(ToString::to_string).collect());
+        builder = builder.set_column_dictionary_enabled(path, false);
+    }
+    let vector = ColumnPath::new(["embedding", "list", "element"].map(str::to_owned).to_vec());
+    Ok(builder.set_column_statistics_enabled(vector, EnabledStatistics::None).build())
+}
+
+fn common_columns(rows: &[ResultRow]) -> Vec<ArrayRef> {
+    let pixels = |side: Option<u32>| side.map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+    let status = |row: &ResultRow| if row.outcome.is_failed() { "error" } else { "ok" };
+    let code = |row: &ResultRow| match &row.outcome {
+        Outcome::Ok(_) => None,
+        Outcome::OkTruncated(_) => Some(ErrorCode::Truncated.as_str()),
+        Outcome::Failed { code, .. } => Some(code.as_str()),
+    };
+    fn message(row: &ResultRow) -> Option<&str> {
+        match &row.outcome {
+            Outcome::Failed { message, .. } => Some(message),
+            Outcome::Ok(_) | Outcome::OkTruncated(_) => None,
+        }
+    }
+    vec![
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.key))),
+        Arc::new(StringArray::from_iter(rows.iter().map(|row| row.etag.as_deref()))),
+        Arc::new(Int64Array::from_iter_values(
+            rows.iter().map(|row| i64::try_from(row.size).unwrap_or(i64::MAX)),
+        )),
+        Arc::new(Int32Array::from_iter(rows.iter().map(|row| pixels(row.width)))),
+        Arc::new(Int32Array::from_iter(rows.iter().map(|row| pixels(row.height)))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(status))),
+        Arc::new(StringArray::from_iter(rows.iter().map(code))),
+        Arc::new(StringArray::from_iter(rows.iter().map(message))),
+    ]
+}
+
+fn prediction(row: &ResultRow) -> Option<&Prediction> {
+    match &row.outcome {
+        Outcome::Ok(prediction) | Outcome::OkTruncated(prediction) => Some(prediction),
+        Outcome::Failed { .. } => None,
+    }
+}
+
+fn wrong_shape(row: &ResultRow, reason: impl Into<String>) -> PartError {
+    PartError::WrongShape { key: row.key.clone(), reason: reason.into() }
+}
+
+fn class_columns(rows: &[ResultRow]) -> Result<Vec<ArrayRef>, PartError> {
+    let mut best: Vec<Option<&ClassScore>> = Vec::with_capacity(rows.len());
+    let mut lengths = Vec::with_capacity(rows.len());
+    let (mut index, mut label, mut probability) =
+        (Int32Builder::new(), StringBuilder::new(), Float32Builder::new());
+    for row in rows {
+        let classes: &[ClassScore] = match prediction(row) {
+            None => &[],
+            Some(Prediction::Classes(classes)) if !classes.is_empty() => classes,
+            Some(Prediction::Classes(_)) => return Err(wrong_shape(row, "it has no class")),
+            Some(Prediction::Vector(_)) => return Err(wrong_shape(row, "it is a vector, not classes")),
+        };
+        best.push(classes.first());
+        lengths.push(classes.len());
+        for class in classes {
+            index.append_value(class.index);
+            label.append_option(class.label.as_deref());
+            probability.append_value(class.probability);
+        }
+    }
+    let entries: Vec<ArrayRef> =
+        vec![Arc::new(index.finish()), Arc::new(label.finish()), Arc::new(probability.finish())];
+    let present: NullBuffer = best.iter().map(Option::is_some).collect::<Vec<_>>().into();
+    let topk = ListArray::try_new(
+        topk_element(),
+        OffsetBuffer::from_lengths(lengths),
+        Arc::new(StructArray::try_new(topk_fields(), entries, None)?),
+        Some(present),
+    )?;
+    Ok(vec![
+        Arc::new(Int32Array::from_iter(best.iter().map(|class| class.map(|c| c.index)))),
+        Arc::new(StringArray::from_iter(best.iter().map(|class| class.and_then(|c| c.label.as_deref())))),
+        Arc::new(arrow::array::Float32Array::from_iter(
+            best.iter().map(|class| class.map(|c| c.probability)),
+        )),
+        Arc::new(topk),
+    ])
+}
+
+fn vector_column(rows: &[ResultRow], width: u32) -> Result<ArrayRef, PartError> {
+    let mut values = Float32Builder::with_capacity(rows.len() * width as usize);
+    let mut present = Vec::with_capacity(rows.len());
+    for row in rows {
+        match prediction(row) {
+            // A fixed-size list has its slots even where it is null.
+            None => values.append_value_n(0.0, width as usize),
+            Some(Prediction::Vector(vector)) if vector.len() == width as usize => values.append_slice(vector),
+            Some(Prediction::Vector(vector)) => {
+                return Err(wrong_shape(row, format!("it has {} values, not {width}", vector.len())));
+            }
+            Some(Prediction::Classes(_)) => return Err(wrong_shape(row, "it is classes, not a vector")),
+        }
+        present.push(prediction(row).is_some());
+    }
+    let width = i32::try_from(width).unwrap_or(i32::MAX);
+    let vectors = FixedSizeListArray::try_new_with_length(
+        vector_element(),
+        width,
+        Arc::new(values.finish()),
+        Some(present.into()),
+        rows.len(),
+    )?;
+    Ok(Arc::new(vectors))
+}

@@ -119,7 +119,18 @@ impl S3Bucket {
                 _,
             )
             | (_, 401 | 403) => StorageError::Forbidden { key: self.url(key), reason },
-            ("SlowDown" | "RequestTimeout" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "ConditionalRequestConflict" | "OperationAborted" | "InternalError" | "ServiceUnavailable", _) => self.transient(key, reason),
+            (
+                "SlowDown"
+                | "RequestTimeout"
+                | "Throttling"
+                | "ThrottlingException"
+                | "RequestLimitExceeded"
+                | "ConditionalRequestConflict"
+                | "OperationAborted"
+                | "InternalError"
+                | "ServiceUnavailable",
+                _,
+            ) => self.transient(key, reason),
             (_, status) if is_transient_status(status) => self.transient(key, reason),
             (_, 404) => StorageError::NotFound { key: self.url(key) },
             _ => self.other(key, reason),

@@ -1,0 +1,50 @@
+# The command list. Every target first installs what it misses (scripts/setup.sh), which is silent when nothing is.
+# The servers of `make test` are private ones on free ports; nothing of the system is started or changed.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+SETUP := ./scripts/setup.sh
+PYTHON := .venv/bin/python -B
+# rustup's place, for a shell that did not read its profile.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help setup demo test check lint stack-up stack-down clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: packages, .venv, libtorch (about 650 MB the first time)
+	@$(SETUP)
+
+demo: ## label 25 photos with EfficientNet-Lite0, no servers needed, and check the answers
+	@$(SETUP) build python
+	@./scripts/demo.sh
+
+test: ## everything: build, unit, contract and Python tests, then against private RabbitMQ, Redis and S3
+	@$(SETUP)
+	cargo build --workspace --all-targets
+	cargo test --workspace
+	$(PYTHON) -m unittest discover -s tests/python
+
+check: lint ## the fast lane: formatting, clippy, unit and contract tests; no servers
+	cargo test --workspace --exclude trawl-tests --tests
+
+lint: ## formatting and clippy, warnings are errors
+	@$(SETUP) build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
+	@$(SETUP) python servers
+	@deploy/stack up
+
+stack-down: ## stop them and remove their data
+	@deploy/stack down
+
+clean: stack-down ## remove what was built and what the demo made
+	cargo clean
+	rm -rf .demo
+
+distclean: clean ## also remove .venv and .libtorch (downloads stay in the user's cache)
+	rm -rf .venv .libtorch

@@ -1,0 +1,70 @@
+//! From an error to the exit code that scripts depend on.
+//!
+//! Both binaries end here, so that the same failure has the same code whichever of them met it. Looks for
+//! the seams' own errors in the chain; what is none of them is plain failure.
+
+use crate::{
+    broker::BrokerError, bundle::BundleError, config::exit, ledger::LedgerError, location::LocationError,
+    model_file::ModelFileError, planning::PlanError, storage::StorageError, telemetry::TelemetryError,
+};
+use std::error::Error;
+
+/// The exit code for `error`: the innermost error of a seam decides.
+pub fn code_of(error: &(dyn Error + 'static)) -> u8 {
+    let mut code = exit::FAILED;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(known) = known(error) {
+            code = known;
+        }
+        next = error.source();
+    }
+    code
+}
+
+fn known(error: &(dyn Error + 'static)) -> Option<u8> {
+    if let Some(error) = error.downcast_ref::<StorageError>() {
+        return Some(of_storage(error));
+    }
+    if let Some(error) = error.downcast_ref::<BrokerError>() {
+        return Some(match error {
+            BrokerError::Unreachable { .. } | BrokerError::Unconfirmed { .. } | BrokerError::Stale => {
+                exit::TRANSIENT
+            }
+            BrokerError::AccessRefused { .. } | BrokerError::BadUrl(_) => exit::USAGE,
+            BrokerError::Precondition { .. } | BrokerError::Unroutable { .. } | BrokerError::Closed => {
+                exit::FAILED
+            }
+        });
+    }
+    if let Some(error) = error.downcast_ref::<LedgerError>() {
+        return Some(match error {
+            LedgerError::Unreachable { .. } => exit::TRANSIENT,
+            LedgerError::AccessRefused { .. } | LedgerError::BadUrl(_) => exit::USAGE,
+            LedgerError::Other { .. } => exit::FAILED,
+        });
+    }
+    if error.is::<LocationError>() || error.is::<BundleError>() || error.is::<TelemetryError>() {
+        return Some(exit::USAGE);
+    }
+    if let Some(error) = error.downcast_ref::<ModelFileError>() {
+        return Some(match error {
+            ModelFileError::Io { .. } | ModelFileError::Digest { .. } => exit::USAGE,
+            ModelFileError::Storage(error) => of_storage(error),
+        });
+    }
+    error.downcast_ref::<PlanError>().and_then(|error| match error {
+        PlanError::SourceMissing { .. } | PlanError::NoImages { .. } => Some(exit::NOT_FOUND),
+        PlanError::OtherJob { .. } => Some(exit::USAGE),
+        _ => None,
+    })
+}
+
+fn of_storage(error: &StorageError) -> u8 {
+    match error {
+        StorageError::NotFound { .. } | StorageError::NoSuchStore { .. } => exit::NOT_FOUND,
+        StorageError::Forbidden { .. } | StorageError::Invalid { .. } => exit::USAGE,
+        StorageError::Transient { .. } => exit::TRANSIENT,
+        StorageError::TooLarge { .. } | StorageError::Other { .. } => exit::FAILED,
+    }
+}

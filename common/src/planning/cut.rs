@@ -1,0 +1,164 @@
+//! Cuts the stream of images into numbered batches and groups them into plan files.
+//!
+//! Pure: no store, no clock. The numbers depend on the order of the images alone, never on how the listing
+//! came in pages; the grouping into files does not change them.
+
+use super::enumerate::{Found, Page};
+use crate::{
+    batch::{BatchNumber, ImageRef},
+    results::Cursor,
+};
+
+/// Images of a plan file once the listing runs: some megabytes, read again as a whole by a resume.
+pub const MAX_PLAN_FILE_IMAGES: usize = 65_536;
+
+/// Images of the second plan file; each next one may have four times as many. The first one has what the
+/// first page has, so that work starts at once.
+const SECOND_PLAN_FILE_IMAGES: usize = 4096;
+
+/// The batches of one plan file, and where the listing stands after them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanSlice {
+    /// The number of the first one.
+    pub first_batch: BatchNumber,
+    /// Their images.
+    pub batches: Vec<Vec<ImageRef>>,
+    /// After the last image of the last one.
+    pub cursor: Cursor,
+}
+
+impl PlanSlice {
+    /// Images in all.
+    pub fn images(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.len() as u64).sum()
+    }
+}
+
+/// Collects pages until a plan file is full.
+#[derive(Debug)]
+pub struct Cutter {
+    batch_size: usize,
+    next_batch: u64,
+    pending: Vec<Found>,
+}
+
+impl Cutter {
+    /// Goes on with batch `next_batch`. A `batch_size` of 0 is taken as 1.
+    pub fn new(batch_size: u32, next_batch: u64) -> Self {
+        Self { batch_size: batch_size.max(1) as usize, next_batch, pending: Vec::new() }
+    }
+
+    /// Takes a page of the listing.
+    pub fn push(&mut self, page: Page) {
+        self.pending.extend(page.found);
+    }
+
+    /// The batches for plan file `index`, if there are enough images for it: whole batches only.
+    pub fn take_full(&mut self, index: u32) -> Option<PlanSlice> {
+        let images = match index {
+            0 => self.pending.len().clamp(self.batch_size, MAX_PLAN_FILE_IMAGES.max(self.batch_size)),
+            _ => target_images(index).next_multiple_of(self.batch_size),
+        };
+        let whole = images - images % self.batch_size;
+        (self.pending.len() >= whole).then(|| self.cut(whole))
+    }
+
+    /// What is left at the end of the listing, the last batch with fewer images; `end` is where the listing
+    /// stands then. `None` if nothing is left. Call [`Cutter::take_full`] until it gives nothing before.
+    pub fn take_rest(&mut self, end: &Cursor) -> Option<PlanSlice> {
+        let images = self.pending.len();
+        (images > 0).then(|| PlanSlice { cursor: end.clone(), ..self.cut(images) })
+    }
+
+    fn cut(&mut self, images: usize) -> PlanSlice {
+        let rest = self.pending.split_off(images);
+        let found = std::mem::replace(&mut self.pending, rest);
+        let last = found.last().expect("a slice has images");
+        let cursor = last.cursor();
+        let first_batch = BatchNumber(self.next_batch);
+        let mut images = found.into_iter().map(|found| found.image).peekable();
+        let mut batches = Vec::new();
+        while images.peek().is_some() {
+            batches.push(images.by_ref().take(self.batch_size).collect());
+        }
+        self.next_batch += batches.len() as u64;
+        PlanSlice { first_batch, batches, cursor }
+    }
+}
+
+/// Images of plan file `index`, from the second one on.
+fn target_images(index: u32) -> usize {
+    let growth = index.saturating_sub(1).min(8);
+    (SECOND_PLAN_FILE_IMAGES << (2 * growth)).min(MAX_PLAN_FILE_IMAGES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(range: std::ops::Range<usize>) -> Page {
+        let found = range.clone().map(|n| Found {
+            image: ImageRef { key: format!("k{n:08}"), etag: None, size: n as u64 },
+            source: 0,
+            store_key: format!("{n:08}"),
+            images: n as u64 + 1,
+            skipped: n as u64 / 10,
+            unlistable: 0,
+        });
+        let cursor = Cursor { images: range.end as u64, ..Cursor::default() };
+        Page { found: found.collect(), cursor }
+    }
+
+    fn cut_all(pages: Vec<Page>, batch_size: u32) -> Vec<PlanSlice> {
+        let mut cutter = Cutter::new(batch_size, 0);
+        let mut slices: Vec<PlanSlice> = Vec::new();
+        for page in pages {
+            cutter.push(page);
+            while let Some(slice) = cutter.take_full(slices.len() as u32) {
+                slices.push(slice);
+            }
+        }
+        let end = Cursor { source: 1, ..Cursor::default() };
+        slices.extend(cutter.take_rest(&end));
+        slices
+    }
+
+    fn flat(slices: &[PlanSlice]) -> Vec<Vec<ImageRef>> {
+        slices.iter().flat_map(|slice| slice.batches.clone()).collect()
+    }
+
+    #[test]
+    fn batches_do_not_depend_on_pages() {
+        let whole = cut_all(vec![page(0..10_007)], 256);
+        let paged = cut_all((0..11).map(|p| page(p * 1000..((p + 1) * 1000).min(10_007))).collect(), 256);
+        assert_eq!(flat(&whole), flat(&paged));
+        assert_eq!(flat(&whole).len(), 40);
+        assert_eq!(flat(&whole)[39].len(), 10_007 - 39 * 256);
+        let mut next = 0;
+        for slice in &paged {
+            assert_eq!(slice.first_batch.0, next, "numbers have no gaps");
+            next += slice.batches.len() as u64;
+        }
+    }
+
+    #[test]
+    fn the_first_file_comes_with_the_first_page_and_later_ones_grow() {
+        let slices = cut_all((0..200).map(|p| page(p * 1000..(p + 1) * 1000)).collect(), 100);
+        let images: Vec<_> = slices.iter().map(PlanSlice::images).collect();
+        assert_eq!(images, [1000, 4100, 16_400, 65_600, 65_600, 47_300]);
+    }
+
+    #[test]
+    fn the_cursor_stands_after_the_last_image_of_the_slice() {
+        let slices = cut_all(vec![page(0..25)], 10);
+        assert_eq!(slices[0].cursor.after.as_deref(), Some("00000019"));
+        assert_eq!((slices[0].cursor.images, slices[0].cursor.skipped), (20, 1));
+        assert_eq!(slices[1].cursor.source, 1, "nothing is left to list after the rest");
+    }
+
+    #[test]
+    fn a_batch_larger_than_a_page_waits_for_more_pages() {
+        let slices = cut_all((0..25).map(|p| page(p * 1000..(p + 1) * 1000)).collect(), 10_000);
+        assert_eq!(slices.iter().map(PlanSlice::images).collect::<Vec<_>>(), [10_000, 10_000, 5000]);
+    }
+}

@@ -1,0 +1,346 @@
+//! The sources of a job as one deterministic stream of images.
+//!
+//! Sources in the order given, the keys of each in byte order, so that the same bucket gives the same plan
+//! and a listing can go on after any image of it. Runs as a task of its own, a few pages ahead of whoever
+//! takes them, so that listing overlaps with planning and publishing. An object that two sources reach is
+//! listed twice: rows belong to sources, and telling would need every key in memory.
+
+use super::{
+    PlanError,
+    filter::Filter,
+    source::{Reach, Source},
+};
+use crate::{
+    batch::ImageRef,
+    job::JobSpec,
+    location::Location,
+    results::{Cursor, OutputLayout},
+    storage::{ListPage, ObjectMeta, Storage, StorageError, Stores},
+};
+use futures::StreamExt;
+use std::{path::Path, sync::Arc};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+/// Pages listed ahead of the taker: enough to hide a request, few enough to hold in memory.
+const PAGES_AHEAD: usize = 4;
+
+/// One image of the stream, and where the listing stands after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The image.
+    pub image: ImageRef,
+    /// Index of its source.
+    pub source: usize,
+    /// Its key in its store.
+    pub store_key: String,
+    /// Images up to it, itself included, in all.
+    pub images: u64,
+    /// Objects left out by the filters before it, in all.
+    pub skipped: u64,
+    /// Entries with unlistable names in the pages before its own, in all.
+    pub unlistable: u64,
+}
+
+impl Found {
+    /// Where the listing stands after this image.
+    pub fn cursor(&self) -> Cursor {
+        Cursor {
+            source: self.source,
+            after: Some(self.store_key.clone()),
+            images: self.images,
+            skipped: self.skipped,
+            unlistable: self.unlistable,
+        }
+    }
+}
+
+/// What one page of a listing gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The images; none on a page on which everything was left out.
+    pub found: Vec<Found>,
+    /// Where the listing stands after the page; past the last source on the last page.
+    pub cursor: Cursor,
+}
+
+impl Page {
+    /// Whether everything is listed.
+    pub fn is_last(&self, sources: usize) -> bool {
+        self.cursor.source == sources
+    }
+}
+
+/// The sources and filters of a job, parsed.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    sources: Vec<Source>,
+    filter: Filter,
+    limit: u64,
+    out: OutputLayout,
+}
+
+impl Scope {
+    /// Parses the sources and globs of a spec. Asks the file system, and no bucket.
+    ///
+    /// # Errors
+    /// [`PlanError::Location`] or [`PlanError::BadGlob`].
+    pub async fn of(spec: &JobSpec) -> Result<Self, PlanError> {
+        let (given, base_dir) = (spec.sources.clone(), spec.base_dir.clone());
+        let parsed = tokio::task::spawn_blocking(move || {
+            let base_dir = Path::new(&base_dir);
+            given.iter().map(|given| Source::parse(given, base_dir, Path::exists)).collect::<Result<_, _>>()
+        });
+        Ok(Self {
+            sources: parsed.await.expect("parsing does not panic")?,
+            filter: Filter::new(&spec.include, &spec.exclude)?,
+            limit: spec.limit.unwrap_or(u64::MAX),
+            out: OutputLayout::new(Location::parse(&spec.out, Path::new(&spec.base_dir))?),
+        })
+    }
+
+    /// How many sources there are.
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Makes sure that every source is there: one cheap request each, so that a misspelled second source is
+    /// known before the first is planned.
+    ///
+    /// # Errors
+    /// [`PlanError::SourceMissing`], or what the store says.
+    pub async fn check_sources(&self, stores: &Stores) -> Result<(), PlanError> {
+        for source in &self.sources {
+            let store = stores.open(&source.location).await;
+            let missing = |reason: &str| PlanError::SourceMissing {
+                given: source.given.clone(),
+                reason: reason.to_owned(),
+            };
+            if source.location.is_local() {
+                if tokio::fs::metadata(source.location.to_string()).await.is_err() {
+                    return Err(missing(&format!("there is no {} on this machine", source.location)));
+                }
+                continue;
+            }
+            let prefix = match source.reach {
+                Reach::Below | Reach::Path | Reach::Glob { .. } => source.folder(),
+                Reach::ExactOrBelow => source.location.key().to_owned(),
+            };
+            // A first page answers whether the bucket is there and whether anything is.
+            let first = store.list(&prefix, None).next().await;
+            let page = match first.transpose() {
+                Err(StorageError::NoSuchStore { store }) => {
+                    return Err(missing(&format!("there is no bucket {store}")));
+                }
+                other => other?,
+            };
+            let named = !matches!(source.reach, Reach::Glob { .. }) && !prefix.is_empty();
+            if named && page.is_none_or(|page| page.objects.is_empty() && page.unlistable == 0) {
+                return Err(missing("nothing in the bucket begins with it"));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_output(&self, source: &Source, key: &str) -> bool {
+        let same_store = match (&source.location, self.out.root()) {
+            (Location::Local { .. }, Location::Local { .. }) => true,
+            (Location::S3 { bucket, .. }, Location::S3 { bucket: out, .. }) => bucket == out,
+            _ => false,
+        };
+        if !same_store {
+            return false;
+        }
+        let (folder, out) = (source.folder(), self.out.prefix());
+        // An output below the source is left out whole. Where the source lies in the output (or is it), only
+        // the names that a job writes are.
+        if out.starts_with(&folder) && out != folder {
+            return key.starts_with(&out);
+        }
+        let own = key.strip_prefix(&out).is_some_and(|name| name.starts_with("_trawl/"));
+        own || key == self.out.success() || self.out.batch_of_part(key).is_some()
+    }
+}
+
+/// A listing under way; dropping it ends it.
+#[derive(Debug)]
+pub struct Enumeration {
+    pages: mpsc::Receiver<Result<Page, PlanError>>,
+    lister: JoinHandle<()>,
+}
+
+impl Enumeration {
+    /// Starts to list after `cursor`.
+    pub fn start(scope: Scope, stores: Arc<Stores>, cursor: Cursor) -> Self {
+        let (send, pages) = mpsc::channel(PAGES_AHEAD);
+        let lister = tokio::spawn(async move {
+            let mut lister = Lister { scope, stores, cursor, send: send.clone() };
+            if let Err(Stop::Failed(error)) = lister.run().await {
+                // Nobody takes any more: then nobody wants to know.
+                let _ = send.send(Err(error)).await;
+            }
+        });
+        Self { pages, lister }
+    }
+
+    /// The next page; `None` after the last one. Cancel safe.
+    ///
+    /// # Errors
+    /// [`PlanError`]; there are no more pages after one.
+    pub async fn next(&mut self) -> Result<Option<Page>, PlanError> {
+        match self.pages.recv().await {
+            Some(page) => page.map(Some),
+            None => {
+                // The task has ended; if it panicked, a half-listed bucket must not look like a whole one.
+                if let Err(error) = (&mut self.lister).await
+                    && error.is_panic()
+                {
+                    std::panic::resume_unwind(error.into_panic());
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Drop for Enumeration {
+    fn drop(&mut self) {
+        self.lister.abort();
+    }
+}
+
+/// Why a lister ends early.
+enum Stop {
+    /// The limit is reached, or nobody takes the pages.
+    Enough,
+    Failed(PlanError),
+}
+
+impl<E: Into<PlanError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+struct Lister {
+    scope: Scope,
+    stores: Arc<Stores>,
+    cursor: Cursor,
+    send: mpsc::Sender<Result<Page, PlanError>>,
+}
+
+impl Lister {
+    async fn run(&mut self) -> Result<(), Stop> {
+        let sources = self.scope.sources.clone();
+        for (index, source) in sources.iter().enumerate().skip(self.cursor.source) {
+            if index > self.cursor.source {
+                self.cursor.source = index;
+                self.cursor.after = None;
+            }
+            let store = self.stores.open(&source.location).await;
+            match self.list(source, &*store).await {
+                Err(Stop::Enough) if self.send.is_closed() => return Err(Stop::Enough),
+                Err(Stop::Enough) => break,
+                other => other?,
+            }
+        }
+        self.cursor.source = sources.len();
+        self.cursor.after = None;
+        self.page(Vec::new()).await
+    }
+
+    async fn list(&mut self, source: &Source, store: &dyn Storage) -> Result<(), Stop> {
+        let folder = source.folder();
+        match &source.reach {
+            Reach::Below => self.pages(source, store, &folder).await,
+            Reach::Glob { literal, .. } => {
+                let prefix = if source.location.is_local() { folder } else { folder + literal };
+                self.pages(source, store, &prefix).await
+            }
+            Reach::Path => {
+                let path = source.location.to_string();
+                let metadata = tokio::fs::metadata(&path).await.map_err(|error| {
+                    PlanError::SourceMissing { given: source.given.clone(), reason: error.to_string() }
+                })?;
+                if metadata.is_dir() {
+                    self.pages(source, store, &folder).await
+                } else {
+                    self.single(source, store).await
+                }
+            }
+            Reach::ExactOrBelow => {
+                self.single(source, store).await?;
+                self.pages(source, store, &folder).await
+            }
+        }
+    }
+
+    /// The object that the source names, if there is one: it is the first of a listing that begins with it.
+    async fn single(&mut self, source: &Source, store: &dyn Storage) -> Result<(), Stop> {
+        let key = source.location.key();
+        if self.cursor.after.is_some() {
+            return Ok(());
+        }
+        let object = if source.location.is_local() {
+            Some(store.head(key).await?)
+        } else {
+            let first = store.list(key, None).next().await.transpose()?.unwrap_or_default();
+            first.objects.into_iter().next().filter(|object| object.key == key)
+        };
+        match object {
+            Some(object) => self.take(source, ListPage { objects: vec![object], unlistable: 0 }).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn pages(&mut self, source: &Source, store: &dyn Storage, prefix: &str) -> Result<(), Stop> {
+        let after = self.cursor.after.clone();
+        let mut pages = store.list(prefix, after.as_deref());
+        while let Some(page) = pages.next().await {
+            self.take(source, page?).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, source: &Source, page: ListPage) -> Result<(), Stop> {
+        let mut found = Vec::with_capacity(page.objects.len());
+        for object in page.objects {
+            if self.cursor.images == self.scope.limit {
+                break;
+            }
+            // Consoles make objects called `folder/` to show folders.
+            if object.key.ends_with('/') || self.scope.is_output(source, &object.key) {
+                continue;
+            }
+            let taken = source
+                .path_of(&object.key)
+                .is_some_and(|path| self.scope.filter.takes(path, source.is_named(&object.key)));
+            if taken {
+                found.push(self.found(source, object));
+            } else {
+                self.cursor.skipped += 1;
+            }
+        }
+        self.cursor.unlistable += page.unlistable;
+        self.page(found).await?;
+        if self.cursor.images == self.scope.limit { Err(Stop::Enough) } else { Ok(()) }
+    }
+
+    fn found(&mut self, source: &Source, object: ObjectMeta) -> Found {
+        self.cursor.images += 1;
+        self.cursor.after = Some(object.key.clone());
+        let key = source.row_key(&object);
+        Found {
+            image: ImageRef { key, etag: object.etag, size: object.size },
+            source: self.cursor.source,
+            store_key: object.key,
+            images: self.cursor.images,
+            skipped: self.cursor.skipped,
+            unlistable: self.cursor.unlistable,
+        }
+    }
+
+    async fn page(&self, found: Vec<Found>) -> Result<(), Stop> {
+        let page = Page { found, cursor: self.cursor.clone() };
+        self.send.send(Ok(page)).await.map_err(|_| Stop::Enough)
+    }
+}

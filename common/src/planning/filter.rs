@@ -1,0 +1,105 @@
+//! Which of the listed objects are images to predict.
+//!
+//! By name alone: nothing is opened while listing. The globs are the user's; a key that they leave out is
+//! counted, so that an empty plan can say why it is empty.
+
+use super::PlanError;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+/// What names of images end in, in any case, when the user says nothing else.
+pub const IMAGE_EXTENSIONS: &[&str] =
+    &["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
+
+/// The user's choice of names.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    include: Option<GlobSet>,
+    exclude: GlobSet,
+}
+
+impl Filter {
+    /// Takes what matches one of `include` (or, if there are none, what has an image's extension) and none
+    /// of `exclude`. A glob is matched against the path below the source and against the base name; `*`
+    /// also matches `/`.
+    ///
+    /// # Errors
+    /// [`PlanError::BadGlob`].
+    pub fn new(include: &[String], exclude: &[String]) -> Result<Self, PlanError> {
+        let include = if include.is_empty() { None } else { Some(glob_set(include)?) };
+        Ok(Self { include, exclude: glob_set(exclude)? })
+    }
+
+    /// Whether to take the object with this path below its source. `named`: the user named this very object
+    /// as a source, which needs no image extension then.
+    pub fn takes(&self, path: &str, named: bool) -> bool {
+        let base = path.rsplit('/').next().unwrap_or(path);
+        let matches = |globs: &GlobSet| globs.is_match(path) || globs.is_match(base);
+        let included = match &self.include {
+            Some(globs) => matches(globs),
+            None => named || has_image_extension(base),
+        };
+        included && !matches(&self.exclude)
+    }
+}
+
+/// The lower-case extension of a path's base name, or nothing.
+pub(super) fn extension(path: &str) -> Option<String> {
+    let base = path.rsplit('/').next().unwrap_or(path);
+    let (stem, extension) = base.rsplit_once('.')?;
+    (!stem.is_empty()).then(|| extension.to_ascii_lowercase())
+}
+
+fn has_image_extension(base: &str) -> bool {
+    extension(base).is_some_and(|found| IMAGE_EXTENSIONS.contains(&found.as_str()))
+}
+
+fn glob_set(globs: &[String]) -> Result<GlobSet, PlanError> {
+    let bad = |glob: &str, error: &globset::Error| PlanError::BadGlob {
+        glob: glob.to_owned(),
+        reason: error.kind().to_string(),
+    };
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(GlobBuilder::new(glob).literal_separator(false).build().map_err(|e| bad(glob, &e))?);
+    }
+    set.build().map_err(|e| bad(&globs.join(" "), &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(include: &[&str], exclude: &[&str]) -> Filter {
+        let owned = |globs: &[&str]| globs.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Filter::new(&owned(include), &owned(exclude)).unwrap()
+    }
+
+    #[test]
+    fn images_by_extension_in_any_case() {
+        let filter = filter(&[], &[]);
+        for path in ["a.jpg", "x/b.JPEG", "c.d.TiFf", "ü/日本.webp"] {
+            assert!(filter.takes(path, false), "{path}");
+        }
+        for path in ["a.txt", "jpg", ".jpg", "x.jpg/readme", "a.jpg.md5", "a.svg"] {
+            assert!(!filter.takes(path, false), "{path}");
+        }
+        assert!(filter.takes("weird.dat", true));
+    }
+
+    #[test]
+    fn globs_match_the_path_or_the_name() {
+        let only = filter(&["*.dat", "cats/*"], &["*-thumb.*", "private/*"]);
+        assert!(only.takes("a/b/c.dat", false));
+        assert!(only.takes("cats/x/y", false));
+        assert!(!only.takes("dogs/a.jpg", false), "an include replaces the extensions");
+        assert!(!only.takes("cats/a-thumb.dat", false));
+        assert!(!only.takes("private/x/a.dat", false));
+        assert!(!only.takes("a.jpg", true), "an include also speaks for a file named as a source");
+    }
+
+    #[test]
+    fn a_bad_glob_is_named() {
+        let error = Filter::new(&["a[".to_owned()], &[]).unwrap_err();
+        assert!(error.to_string().contains("`a[`"), "{error}");
+    }
+}

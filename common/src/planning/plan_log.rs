@@ -1,0 +1,169 @@
+//! The plan files of one output, as a log that only grows at its end.
+//!
+//! The producer reads what is there, then appends. Appending is create-only: if another producer of the same
+//! job was quicker, its file stands, and this one reads it and goes on after it. Nothing is ever replaced.
+
+use super::{PlanError, cut::PlanSlice};
+use crate::{
+    batch::{BatchNumber, ImageRef},
+    results::{
+        Cursor, OutputLayout, PlanDone, PlanFileFooter,
+        footer::FetchFooterError,
+        plan_file::{PlanFileError, encode_plan_file, read_plan_file},
+    },
+    storage::{PutOutcome, Storage},
+};
+use std::sync::Arc;
+
+/// The largest plan file read: [`super::cut::MAX_PLAN_FILE_IMAGES`] and a batch, with the longest keys.
+const MAX_PLAN_FILE_BYTES: u64 = 256 << 20;
+
+/// The largest end mark read; it has four numbers.
+const MAX_DONE_BYTES: u64 = 64 << 10;
+
+/// What became of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// The slice is in the plan.
+    Written,
+    /// Another producer wrote this file with other batches: [`PlanLog::catch_up`], then list on.
+    Overtaken,
+}
+
+/// The end of the log as far as it was read or written.
+#[derive(Debug)]
+pub struct PlanLog {
+    store: Arc<dyn Storage>,
+    layout: OutputLayout,
+    /// The index of the next file.
+    pub next_file: u32,
+    /// The number of the next batch.
+    pub next_batch: u64,
+    /// Where the listing goes on.
+    pub cursor: Cursor,
+}
+
+impl PlanLog {
+    /// The log of an output, at its beginning: nothing is read yet.
+    pub fn new(store: Arc<dyn Storage>, layout: OutputLayout) -> Self {
+        Self { store, layout, next_file: 0, next_batch: 0, cursor: Cursor::default() }
+    }
+
+    /// Reads the footers of the files that are there, up to the first that is not.
+    ///
+    /// # Errors
+    /// [`PlanError::BrokenPlan`] if they do not follow one another.
+    pub async fn catch_up(&mut self) -> Result<(), PlanError> {
+        loop {
+            let footer =
+                match PlanFileFooter::fetch(&*self.store, &self.layout.plan_file(self.next_file)).await {
+                    Ok(footer) => footer,
+                    Err(FetchFooterError::Storage(error)) if error.is_not_found() => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                };
+            if footer.first_batch.0 != self.next_batch
+                || footer.cursor.images != self.cursor.images + footer.images
+            {
+                let (file, first, images) = (self.next_file, footer.first_batch.0, footer.cursor.images);
+                return Err(self.broken(format!(
+                    "file {file} begins with batch {first} and ends at image {images}, it should begin with batch {} \
+                     and end at image {}",
+                    self.next_batch,
+                    self.cursor.images + footer.images,
+                )));
+            }
+            self.advance(footer.batches, footer.cursor);
+        }
+    }
+
+    /// Writes the next file.
+    ///
+    /// # Errors
+    /// [`PlanError`]; nothing is written then, or all of it.
+    pub async fn append(&mut self, slice: PlanSlice) -> Result<Appended, PlanError> {
+        let key = self.layout.plan_file(self.next_file);
+        let (batches, cursor) = (slice.batches.len() as u64, slice.cursor.clone());
+        let encoded = tokio::task::spawn_blocking(move || {
+            encode_plan_file(slice.first_batch, &slice.batches, &slice.cursor)
+        });
+        let bytes =
+            finished(encoded.await).map_err(|reason| PlanError::PlanFile { key: key.clone(), reason })?;
+        if self.store.put_if_absent(&key, bytes.clone()).await? == PutOutcome::AlreadyExists {
+            // Equal plans have equal bytes: it may be our own put, whose reply was lost.
+            let there = self.store.get(&key, MAX_PLAN_FILE_BYTES).await?;
+            if there.bytes != bytes {
+                return Ok(Appended::Overtaken);
+            }
+        }
+        self.advance(batches, cursor);
+        Ok(Appended::Written)
+    }
+
+    /// The plan's end, if it is marked.
+    ///
+    /// # Errors
+    /// [`PlanError::BrokenPlan`] if the mark does not agree with the files that were read.
+    pub async fn done(&self) -> Result<Option<PlanDone>, PlanError> {
+        let key = self.layout.plan_done();
+        let object = match self.store.get(&key, MAX_DONE_BYTES).await {
+            Ok(object) => object,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let done = PlanDone::parse(&object.bytes).map_err(|reason| PlanError::PlanFile { key, reason })?;
+        if (done.batches, done.images) != (self.next_batch, self.cursor.images) {
+            return Err(self.broken(format!(
+                "its end mark counts {} batches and {} images, the files have {} and {}",
+                done.batches, done.images, self.next_batch, self.cursor.images
+            )));
+        }
+        Ok(Some(done))
+    }
+
+    /// Marks the plan's end. `end` is where the listing stood then.
+    ///
+    /// # Errors
+    /// [`PlanError::BrokenPlan`] if another producer marked another end.
+    pub async fn finish(&self, end: &Cursor) -> Result<PlanDone, PlanError> {
+        let done = PlanDone {
+            batches: self.next_batch,
+            images: self.cursor.images,
+            skipped: end.skipped,
+            unlistable: end.unlistable,
+        };
+        match self.store.put_if_absent(&self.layout.plan_done(), done.to_json()).await? {
+            PutOutcome::Created => Ok(done),
+            PutOutcome::AlreadyExists => Ok(self.done().await?.unwrap_or(done)),
+        }
+    }
+
+    fn advance(&mut self, batches: u64, cursor: Cursor) {
+        self.next_file += 1;
+        self.next_batch += batches;
+        self.cursor = cursor;
+    }
+
+    fn broken(&self, reason: String) -> PlanError {
+        PlanError::BrokenPlan { prefix: self.layout.plan_prefix(), reason }
+    }
+}
+
+/// The batches of plan file `index`.
+///
+/// # Errors
+/// [`PlanError`] if it is not there or not readable.
+pub async fn read_batches(
+    store: &dyn Storage,
+    layout: &OutputLayout,
+    index: u32,
+) -> Result<Vec<(BatchNumber, Vec<ImageRef>)>, PlanError> {
+    let key = layout.plan_file(index);
+    let object = store.get(&key, MAX_PLAN_FILE_BYTES).await?;
+    finished(tokio::task::spawn_blocking(move || read_plan_file(object.bytes)).await)
+        .map_err(|reason| PlanError::PlanFile { key, reason })
+}
+
+/// The result of work on a blocking thread, which is never aborted; its panic is ours.
+fn finished<T>(joined: Result<Result<T, PlanFileError>, tokio::task::JoinError>) -> Result<T, PlanFileError> {
+    joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

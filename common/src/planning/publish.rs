@@ -1,0 +1,114 @@
+//! Planned batches become messages, or are recorded as done if their part is there.
+//!
+//! Reads only what the plan files say, so that a first run and a resume are the same thing. A message may be
+//! queued twice (after an unconfirmed publish, or by a resume while the first one still waits): the part's
+//! one name makes that harmless.
+
+use super::{Enlisting, PlanError};
+use crate::{
+    batch::{BatchDescriptor, BatchNumber, FinalizeRequest, ImageRef, Message},
+    broker::{BrokerError, Publication},
+    ledger::LedgerError,
+    results::{OutputLayout, part::read_footer},
+    retry::{RetryPolicy, retry},
+    storage::Storage,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::{collections::HashSet, future::Future, time::Duration};
+
+/// For messages and ledger commands while a job is enlisted: a restart of a service is bridged, an outage
+/// ends the command, which goes on where it stopped when it is given again.
+const ENLIST_RETRY: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(200),
+    max_interval: Duration::from_secs(5),
+    max_elapsed: Duration::from_secs(60),
+};
+
+/// Part footers read at a time when a job is resumed.
+const FOOTERS_AT_ONCE: usize = 16;
+
+/// Runs a ledger command, again if need be.
+pub(super) async fn on_ledger<T, F>(command: impl FnMut() -> F) -> Result<T, PlanError>
+where
+    F: Future<Output = Result<T, LedgerError>>,
+{
+    Ok(retry(ENLIST_RETRY, LedgerError::is_transient, command).await?)
+}
+
+/// The batches of an output that have a part.
+pub(super) async fn parts_there(
+    store: &dyn Storage,
+    layout: &OutputLayout,
+) -> Result<HashSet<u64>, PlanError> {
+    let mut there = HashSet::new();
+    let prefix = layout.part_prefix();
+    let mut pages = store.list(&prefix, None);
+    while let Some(page) = pages.next().await {
+        there
+            .extend(page?.objects.iter().filter_map(|object| layout.batch_of_part(&object.key)).map(|n| n.0));
+    }
+    Ok(there)
+}
+
+/// Queues the batches, at most [`Enlisting::window`] under way at once.
+pub(super) async fn publish(
+    ctx: &Enlisting<'_>,
+    batches: Vec<(BatchNumber, Vec<ImageRef>)>,
+) -> Result<(), PlanError> {
+    let messages = batches.into_iter().map(|(batch, images)| {
+        let descriptor = BatchDescriptor {
+            job: ctx.spec.job.clone(),
+            batch,
+            out: ctx.spec.out.clone(),
+            model_sha256: ctx.spec.model.sha256.clone(),
+            images,
+        };
+        // Encoded when its turn comes: a window of messages in memory, not a file of them.
+        async move { publish_message(ctx, &Message::Batch(descriptor)).await }
+    });
+    stream::iter(messages).buffer_unordered(ctx.window.max(1)).try_collect().await
+}
+
+/// Asks a worker to compare parts and plan.
+pub(super) async fn publish_finalize(ctx: &Enlisting<'_>) -> Result<(), PlanError> {
+    let request = FinalizeRequest { job: ctx.spec.job.clone(), out: ctx.spec.out.clone() };
+    publish_message(ctx, &Message::Finalize(request)).await
+}
+
+async fn publish_message(ctx: &Enlisting<'_>, message: &Message) -> Result<(), PlanError> {
+    let publication = Publication::new(message.to_json());
+    let queue = &ctx.spec.queue;
+    let sent =
+        retry(ENLIST_RETRY, BrokerError::is_transient, || ctx.broker.publish(queue, publication.clone()));
+    Ok(sent.await?)
+}
+
+/// Tells the ledger of batches that have a part already; true if one of them was the job's last.
+pub(super) async fn record_done(
+    ctx: &Enlisting<'_>,
+    store: &dyn Storage,
+    layout: &OutputLayout,
+    batches: Vec<BatchNumber>,
+) -> Result<bool, PlanError> {
+    let record = |batch| async move {
+        let job = &ctx.spec.job;
+        if on_ledger(|| ctx.ledger.is_done(job, batch)).await? {
+            return Ok(false);
+        }
+        let key = layout.part(batch);
+        let footer = read_footer(store, &key).await?;
+        for (what, found, expected) in [
+            ("the job", footer.job.as_str(), job.as_str()),
+            ("the model", &footer.model_sha256, &ctx.spec.model.sha256),
+        ] {
+            if found != expected {
+                let (found, expected) = (found.to_owned(), expected.to_owned());
+                return Err(PlanError::ForeignPart { key, what, found, expected });
+            }
+        }
+        let outcome = footer.outcome();
+        Ok(on_ledger(|| ctx.ledger.complete(job, batch, &outcome)).await?.job_done)
+    };
+    let recorded = stream::iter(batches).map(record).buffer_unordered(FOOTERS_AT_ONCE);
+    recorded.try_fold(false, |any, done| async move { Ok(any || done) }).await
+}

@@ -1,0 +1,33 @@
+//! Images for tests: small PNGs that all differ, and broken files.
+
+use image::{ImageFormat, Rgb, RgbImage};
+use std::{io::Cursor, path::Path};
+
+/// A PNG of `width` x `height` whose pixels depend on `seed`.
+///
+/// # Panics
+/// Never: encoding into memory does not fail.
+pub fn png(seed: u32, width: u32, height: u32) -> Vec<u8> {
+    let pixel = |x: u32, y: u32| {
+        let wave = x.wrapping_mul(seed % 7 + 1).wrapping_add(y.wrapping_mul(seed % 5 + 1));
+        let channel =
+            |shift: u32| u8::try_from((wave.wrapping_add(seed.wrapping_mul(shift))) % 256).unwrap_or(0);
+        Rgb([channel(3), channel(11), channel(29)])
+    };
+    let mut bytes = Cursor::new(Vec::new());
+    RgbImage::from_fn(width, height, pixel)
+        .write_to(&mut bytes, ImageFormat::Png)
+        .expect("encoding into memory");
+    bytes.into_inner()
+}
+
+/// Writes `count` images `img_00000.png`... into `dir`.
+///
+/// # Panics
+/// If the folder cannot be written.
+pub fn folder(dir: &Path, count: u32) {
+    std::fs::create_dir_all(dir).expect("a folder");
+    for i in 0..count {
+        std::fs::write(dir.join(format!("img_{i:05}.png")), png(i, 40, 30)).expect("a file");
+    }
+}

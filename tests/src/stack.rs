@@ -1,0 +1,82 @@
+//! Private RabbitMQ, Redis and S3 for one test binary.
+
+use crate::repository;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// Running servers.
+#[derive(Debug)]
+pub struct Stack {
+    dir: PathBuf,
+    /// What `env` of the stack exports.
+    pub env: BTreeMap<String, String>,
+}
+
+/// The servers that all tests of this binary share; started by the first that asks.
+///
+/// # Panics
+/// If they do not start; the script says why on stderr.
+pub fn shared() -> &'static Stack {
+    static SHARED: OnceLock<Stack> = OnceLock::new();
+    SHARED.get_or_init(|| Stack::start("rabbitmq,redis,s3"))
+}
+
+impl Stack {
+    /// Starts the named servers in a folder of their own.
+    ///
+    /// # Panics
+    /// If they do not start.
+    pub fn start(only: &str) -> Self {
+        let dir = std::env::temp_dir().join(crate::unique("trawl-stack"));
+        let parent = std::process::id().to_string();
+        script(&dir, &["up", "--only", only, "--parent-pid", &parent]);
+        let text = std::fs::read_to_string(dir.join("env")).expect("the stack writes its env file");
+        let env = text.lines().filter_map(|line| {
+            let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
+            Some((name.to_owned(), value.trim_matches('\'').to_owned()))
+        });
+        let env = env.collect();
+        Self { dir, env }
+    }
+
+    /// One of the exported values.
+    ///
+    /// # Panics
+    /// If the stack has no such server.
+    pub fn get(&self, name: &str) -> &str {
+        self.env.get(name).unwrap_or_else(|| panic!("{name} is not exported by the stack"))
+    }
+
+    /// Stops a server; its data stay.
+    pub fn stop(&self, server: &str) {
+        script(&self.dir, &["stop", server]);
+    }
+
+    /// Starts it again on the same port with the same data.
+    pub fn start_again(&self, server: &str) {
+        script(&self.dir, &["start", server]);
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        script(&self.dir, &["down"]);
+    }
+}
+
+fn script(dir: &Path, arguments: &[&str]) {
+    let (command, rest) = arguments.split_first().expect("a command");
+    let status = Command::new("python3")
+        .arg(repository().join("deploy/stack"))
+        .arg(command)
+        .arg("--dir")
+        .arg(dir)
+        .args(rest)
+        .status()
+        .expect("python3 is there: see `make setup`");
+    assert!(status.success(), "deploy/stack {arguments:?} failed: {status}");
+}

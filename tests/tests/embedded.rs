@@ -1,0 +1,177 @@
+//! `trawl run`: a whole job in one process, on real files, without servers.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+use tempfile::TempDir;
+use trawl_common::{error_code::ErrorCode, results::row::Outcome};
+use trawl_tests::{
+    images,
+    programs::{Running, program, run, tiny_model},
+    rows, wait,
+};
+
+struct Job {
+    dir: TempDir,
+}
+
+impl Job {
+    fn new(count: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        images::folder(&dir.path().join("photos"), count);
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, out: &str) -> Command {
+        let mut command = program("trawl");
+        command
+            .current_dir(self.dir.path())
+            .args(["run", "photos", "--out", out, "--model"])
+            .arg(tiny_model());
+        command
+    }
+}
+
+fn keys(out: &Path) -> BTreeSet<String> {
+    let rows = rows::of_folder(out);
+    let keys: BTreeSet<String> = rows.iter().map(|row| row.key.clone()).collect();
+    assert_eq!(keys.len(), rows.len(), "a key twice");
+    keys
+}
+
+#[test]
+fn a_folder_becomes_rows_and_a_second_run_does_nothing() {
+    let job = Job::new(30);
+    let first = run(job.command("out").args(["--batch-size", "8", "--output", "json"])).expect(0).json();
+    assert_eq!(first["state"], "complete");
+    assert_eq!(first["images_ok"], 30);
+    assert_eq!(first["images_computed"], 30);
+    assert_eq!(first["batches_done"], 4);
+    assert!(job.path("out/_SUCCESS").is_file());
+    let keys = keys(&job.path("out"));
+    assert_eq!(keys.len(), 30);
+    // The folder as it was given plus the path below it.
+    assert!(keys.contains("photos/img_00007.png"), "{keys:?}");
+    for row in rows::of_folder(&job.path("out")) {
+        assert_eq!((row.width, row.height), (Some(40), Some(30)));
+        let Outcome::Ok(_) = row.outcome else { panic!("{row:?}") };
+    }
+
+    let part = job.path("out/part-00000000.parquet");
+    let before = std::fs::metadata(&part).unwrap().modified().unwrap();
+    let again = run(job.command("out").args(["--batch-size", "8"])).expect(0);
+    assert!(again.stderr.contains("nothing to do"), "{}", again.stderr);
+    assert_eq!(std::fs::metadata(&part).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn a_killed_run_goes_on_and_ends_with_the_same_rows() {
+    let job = Job::new(300);
+    let flags = ["--batch-size", "4", "--threads", "1"];
+    let _undisturbed = run(job.command("straight").args(flags)).expect(0);
+    {
+        let mut killed = Running::start(job.command("killed").args(flags), job.dir.path());
+        wait::until("the tenth part", Duration::from_secs(60), || {
+            job.path("killed/part-00000009.parquet").is_file().then_some(())
+        });
+        killed.signal(libc::SIGKILL);
+        let _status = killed.wait(Duration::from_secs(10));
+    }
+    assert!(!job.path("killed/_SUCCESS").exists(), "it was killed too late to prove anything");
+    let resumed = run(job.command("killed").args(flags).args(["--output", "json"])).expect(0).json();
+    let computed = resumed["images_computed"].as_u64().unwrap();
+    assert!(computed <= 300 - 40, "{computed} images computed again of 300");
+    assert_eq!(resumed["images_ok"], 300);
+    assert_eq!(rows::of_folder(&job.path("killed")), rows::of_folder(&job.path("straight")));
+}
+
+#[test]
+fn broken_files_cost_a_row_each() {
+    let job = Job::new(5);
+    let write = |name: &str, bytes: &[u8]| std::fs::write(job.path("photos").join(name), bytes).unwrap();
+    let good = images::png(1, 64, 64);
+    write("a_empty.png", b"");
+    write("b_html.jpg", b"<html><body>403 Forbidden</body></html>");
+    write("c_cut.png", &good[..good.len() / 2]);
+    // A PNG header that asks for 100,000 x 100,000 pixels.
+    let mut bomb = good.clone();
+    bomb[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);
+    write("d_bomb.png", &bomb);
+    write("notes.txt", b"not listed: no image by its name");
+    let ended = run(job.command("out").args(["--output", "json", "--strict"])).expect(3).json();
+    assert_eq!((&ended["images_ok"], &ended["images_failed"]), (&5.into(), &4.into()));
+    let failures: Vec<_> = rows::of_folder(&job.path("out"))
+        .into_iter()
+        .filter_map(|row| match row.outcome {
+            Outcome::Failed { code, message } => Some((row.key, code, message)),
+            Outcome::Ok(_) | Outcome::OkTruncated(_) => None,
+        })
+        .collect();
+    let expected = [
+        ("photos/a_empty.png", ErrorCode::Empty),
+        ("photos/b_html.jpg", ErrorCode::NotAnImage),
+        ("photos/c_cut.png", ErrorCode::Truncated),
+        ("photos/d_bomb.png", ErrorCode::TooManyPixels),
+    ];
+    let found: Vec<_> = failures.iter().map(|(key, code, _)| (key.as_str(), *code)).collect();
+    assert_eq!(found, expected, "{failures:?}");
+    assert!(failures.iter().all(|(_, _, message)| !message.is_empty()));
+}
+
+#[test]
+fn bad_input_is_one_clear_line_and_leaves_nothing() {
+    let job = Job::new(1);
+    std::fs::create_dir(job.path("empty")).unwrap();
+    std::fs::write(job.path("junk.pt"), b"junk").unwrap();
+    let model = tiny_model().to_str().unwrap();
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["missing", "--model", model], 4, "missing"),
+        (&["empty", "--model", model], 4, "no image"),
+        (&["photos", "--model", "nowhere.pt"], 2, "nowhere.pt"),
+        (&["photos", "--model", "junk.pt"], 2, "export.py"),
+        (&["photos", "--model", model, "--batch-size", "0"], 2, "--batch-size"),
+        (&["ftp://x", "--model", model], 2, "s3://"),
+    ];
+    for (arguments, code, words) in cases {
+        let ended = run(program("trawl")
+            .current_dir(job.dir.path())
+            .arg("run")
+            .args(arguments)
+            .args(["--out", "out"]));
+        let ended = ended.expect(code);
+        assert!(ended.stderr.contains(words), "{arguments:?}: {}", ended.stderr);
+        assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+        assert!(!job.path("out").exists(), "{arguments:?} left something behind");
+    }
+}
+
+#[test]
+fn the_output_of_another_job_is_refused() {
+    let job = Job::new(3);
+    let _first = run(&mut job.command("out")).expect(0);
+    let other = run(job.command("out").args(["--topk", "2"])).expect(2);
+    assert!(other.stderr.contains("topk") && other.stderr.contains("--out"), "{}", other.stderr);
+    assert_eq!(keys(&job.path("out")).len(), 3);
+}
+
+#[test]
+fn ctrl_c_stops_gently_and_says_how_to_go_on() {
+    let job = Job::new(400);
+    let flags = ["--batch-size", "2", "--threads", "1"];
+    let mut running = Running::start(job.command("out").args(flags), job.dir.path());
+    wait::until("the third part", Duration::from_secs(60), || {
+        job.path("out/part-00000002.parquet").is_file().then_some(())
+    });
+    running.signal(libc::SIGINT);
+    assert_eq!(running.wait(Duration::from_secs(30)).code(), Some(130), "{}", running.log());
+    assert!(running.log().contains("run the same command again"), "{}", running.log());
+    let _resumed = run(job.command("out").args(flags)).expect(0);
+    assert_eq!(keys(&job.path("out")).len(), 400);
+}

@@ -1,0 +1,130 @@
+//! Puts a pipeline together from its flags: devices, threads, stages.
+//!
+//! Between the command line and the pipeline, for `serve` and `run` alike.
+
+use crate::{
+    cli::{ComputeArgs, DeviceChoice},
+    jobs::{Jobs, Loader, TorchLoader},
+    model::{Device, ModelError, cuda, torchscript},
+    pipeline::{
+        Pipeline,
+        fetch::Fetcher,
+        meters::Meters,
+        pool::{Pool, PoolSettings, PoolThreads},
+    },
+};
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{Arc, atomic::AtomicU64},
+};
+use tokio::sync::watch;
+use trawl_common::{
+    broker::Broker,
+    job::QueueName,
+    ledger::Ledger,
+    model_file::{self, ModelFile},
+    storage::Stores,
+};
+
+/// The seams a pipeline stands on.
+pub struct Seams {
+    /// The work list.
+    pub broker: Arc<dyn Broker>,
+    /// Progress.
+    pub ledger: Arc<dyn Ledger>,
+    /// Objects.
+    pub stores: Arc<Stores>,
+}
+
+/// Settles on devices and makes them usable. Must run before the first forward pass, once a process.
+///
+/// # Errors
+/// [`ModelError::Device`] if a device was asked for that is not there.
+pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
+    torchscript::prepare_process();
+    let mut devices = Vec::new();
+    for choice in &args.device {
+        match choice {
+            DeviceChoice::Given(device) => devices.push(*device),
+            // A machine with the driver's device file is worth the load; any other is a CPU machine.
+            DeviceChoice::Auto if std::path::Path::new("/dev/nvidia0").exists() => {
+                match cuda::load(args.cuda_lib.as_deref()) {
+                    Ok(()) => devices.extend((0..torchscript::cuda_devices()).map(Device::Cuda)),
+                    Err(error) => {
+                        tracing::warn!(%error, "there is a GPU that cannot be used; going on with the CPU")
+                    }
+                }
+            }
+            DeviceChoice::Auto => {}
+        }
+    }
+    if devices.is_empty() {
+        devices.push(Device::Cpu);
+    }
+    let cuda_wanted = devices.iter().any(|device| *device != Device::Cpu);
+    if cuda_wanted && devices.contains(&Device::Cpu) {
+        return Err(ModelError::Device(
+            "a worker runs on the CPU or on CUDA devices, not on both: start two workers".into(),
+        ));
+    }
+    if cuda_wanted {
+        cuda::load(args.cuda_lib.as_deref())?;
+        let there = torchscript::cuda_devices();
+        if let Some(Device::Cuda(n)) = devices.iter().find(|d| matches!(d, Device::Cuda(n) if *n >= there)) {
+            return Err(ModelError::Device(format!(
+                "cuda:{n} was asked for and this machine has {there} CUDA device(s): check nvidia-smi, or use --device cpu"
+            )));
+        }
+    }
+    Ok(devices)
+}
+
+/// A pipeline that is ready to serve, and the threads that it computes on. `at_hand`: a bundle that is here
+/// and verified already.
+pub fn pipeline(
+    args: &ComputeArgs,
+    devices: Vec<Device>,
+    queue: QueueName,
+    seams: Seams,
+    at_hand: Option<ModelFile>,
+) -> (Arc<Pipeline>, PoolThreads) {
+    let on_cpu = devices == [Device::Cpu];
+    let settings = PoolSettings {
+        threads: args.thread_count(),
+        micro_batch: args.micro_batch_size(&devices),
+        forward_in_pool: on_cpu,
+        devices: if on_cpu { 0 } else { devices.len() },
+    };
+    let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices });
+    let meters = Arc::new(Meters::new());
+    let (pool, threads) = Pool::start(settings, meters.clone());
+    let cache = args.cache.clone().unwrap_or_else(model_file::default_cache_dir);
+    let pipeline = Pipeline {
+        jobs: Jobs::new(seams.stores.clone(), loader, cache, args.image_limits(), at_hand),
+        fetcher: Arc::new(Fetcher::new(seams.stores.clone(), args.fetch_limits(), meters.clone())),
+        broker: seams.broker,
+        ledger: seams.ledger,
+        stores: seams.stores,
+        pool,
+        meters,
+        queue,
+        worker: worker_name(),
+        attempts: AtomicU64::new(0),
+        finished: watch::Sender::new(0),
+    };
+    (Arc::new(pipeline), threads)
+}
+
+/// Host, process and a random part: two containers may both be process 1 of a host of the same name.
+fn worker_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host.trim().chars().filter(char::is_ascii_graphic).take(64).collect();
+    // The standard library's hasher is seeded from the system's randomness.
+    let random = RandomState::new().build_hasher().finish();
+    format!(
+        "{}-{}-{:08x}",
+        if host.is_empty() { "worker" } else { &host },
+        std::process::id(),
+        random & 0xffff_ffff
+    )
+}

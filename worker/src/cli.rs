@@ -1,0 +1,301 @@
+//! The command line of `trawl-worker`.
+//!
+//! Only parsing and validation: what changes a result is in the job flags (shared with `trawl submit`),
+//! what changes only speed or safety is here.
+
+use crate::{model::Device, pipeline::fetch::FetchLimits, preprocess::Limits};
+use clap::{Args, Parser, Subcommand};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use trawl_common::{
+    config::{JobArgs, OutputFormat, ServiceArgs},
+    job::QueueName,
+    telemetry::LogFormat,
+};
+
+/// Images in a full micro-batch on a CPU: throughput is flat from 8 to 32 (EfficientNet-Lite0, measured),
+/// and a smaller one fills sooner.
+const CPU_MICRO_BATCH: usize = 16;
+
+/// Images in a full micro-batch on a CUDA device.
+const CUDA_MICRO_BATCH: usize = 64;
+
+/// Runs a PyTorch vision model over batches of images
+#[derive(Debug, Parser)]
+#[command(
+    name = "trawl-worker",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  trawl-worker --queue default                 serve the lane `default` (TRAWL_AMQP_URL, TRAWL_REDIS_URL)
+  trawl-worker run photos --model m.pt --out o everything in this process, no servers
+  trawl-worker check-model m.pt                does this bundle load, and what does it want?"
+)]
+pub struct Cli {
+    /// What to do; serving is the default
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Flags of the default command
+    #[command(flatten)]
+    pub serve: ServeArgs,
+
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub output: OutputFormat,
+
+    /// How logs are written to stderr
+    #[arg(long, global = true, value_enum, default_value = "pretty", env = "TRAWL_LOG_FORMAT")]
+    pub log_format: LogFormat,
+
+    /// More logs; twice for even more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take batches from a queue until told to stop (the default)
+    Serve(ServeArgs),
+    /// Do a whole job in this process, without RabbitMQ and Redis
+    Run(RunArgs),
+    /// Load a model bundle, run it once, and say what it is
+    CheckModel(CheckModelArgs),
+}
+
+/// Flags of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Lane to serve
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub queue: QueueName,
+
+    /// Batches in hand at once; a batch that kills the worker takes the others back to the queue with it
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    pub prefetch: u16,
+
+    /// Address for /livez, /readyz and /metrics; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<std::net::SocketAddr>,
+
+    /// Seconds to finish what is in hand after SIGTERM before it goes back to the queue
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=3600), value_name = "SECONDS")]
+    pub grace: u64,
+
+    #[command(flatten)]
+    #[expect(missing_docs)]
+    pub services: ServiceArgs,
+
+    #[command(flatten)]
+    #[expect(missing_docs)]
+    pub compute: ComputeArgs,
+}
+
+impl ServeArgs {
+    /// The drain's grace.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace)
+    }
+}
+
+/// Flags of `run`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  trawl-worker run photos/ --model resnet50.pt --out results/
+  trawl-worker run s3://bucket/images/ --model s3://bucket/m.pt --out s3://bucket/results --limit 1000
+
+The same command again goes on where the last one ended; what is done is not done twice.")]
+pub struct RunArgs {
+    #[command(flatten)]
+    #[expect(missing_docs)]
+    pub job: JobArgs,
+
+    #[command(flatten)]
+    #[expect(missing_docs)]
+    pub compute: ComputeArgs,
+
+    /// Batches in work at once
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    pub prefetch: u16,
+
+    /// Address for /livez, /readyz and /metrics; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<std::net::SocketAddr>,
+
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Exit with 3 if any image failed
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// Flags that change speed and safety, never a result.
+#[derive(Debug, Clone, Args)]
+pub struct ComputeArgs {
+    /// Where the model runs: auto, cpu, cuda:N, or several of the latter
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_delimiter = ',')]
+    pub device: Vec<DeviceChoice>,
+
+    /// The CUDA half of libtorch, where it is not on the library path
+    #[arg(long, value_name = "PATH", env = "TRAWL_CUDA_LIB")]
+    pub cuda_lib: Option<String>,
+
+    /// Images in one forward pass
+    #[arg(long, default_value = "auto", value_name = "auto|N")]
+    pub micro_batch: Auto,
+
+    /// Compute threads: decode everywhere, and the forward passes on the CPU
+    #[arg(long, default_value = "auto", value_name = "auto|N")]
+    pub threads: Auto,
+
+    /// Where models from a bucket are kept [default: the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "TRAWL_CACHE")]
+    pub cache: Option<PathBuf>,
+
+    /// Objects read at once
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096), value_name = "N")]
+    pub fetches: u16,
+
+    /// Memory for objects that are read or wait for decode, in MiB
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1 << 20), value_name = "MIB")]
+    pub fetch_memory: u32,
+
+    /// A larger object is an error row (`too_many_bytes`), in MiB
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=4096), value_name = "MIB")]
+    pub max_image_bytes: u32,
+
+    /// An image of more pixels is an error row (`too_many_pixels`), in millions
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096), value_name = "MEGAPIXELS")]
+    pub max_pixels: Option<u32>,
+}
+
+/// A device, or the best there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA if it is there, else the CPU.
+    Auto,
+    /// This one.
+    Given(Device),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = crate::model::UnknownDevice;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Given) }
+    }
+}
+
+/// A positive number, or our choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auto {
+    /// Ours.
+    Auto,
+    /// The user's.
+    Given(NonZeroUsize),
+}
+
+impl std::str::FromStr for Auto {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Far above any use; a typing error must not allocate the machine away.
+        const MAX: usize = 65_536;
+        match text.parse::<NonZeroUsize>() {
+            _ if text == "auto" => Ok(Self::Auto),
+            Ok(n) if n.get() <= MAX => Ok(Self::Given(n)),
+            _ => Err(format!("`{text}` is neither `auto` nor a number from 1 to {MAX}")),
+        }
+    }
+}
+
+impl ComputeArgs {
+    /// Compute threads to start.
+    pub fn thread_count(&self) -> usize {
+        match self.threads {
+            Auto::Given(n) => n.get(),
+            Auto::Auto => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        }
+    }
+
+    /// Images in a full micro-batch on `devices`.
+    pub fn micro_batch_size(&self, devices: &[Device]) -> usize {
+        match self.micro_batch {
+            Auto::Given(n) => n.get(),
+            Auto::Auto if devices == [Device::Cpu] => CPU_MICRO_BATCH,
+            Auto::Auto => CUDA_MICRO_BATCH,
+        }
+    }
+
+    /// The fetch stage's bounds.
+    pub fn fetch_limits(&self) -> FetchLimits {
+        FetchLimits {
+            images: usize::from(self.fetches),
+            bytes: u64::from(self.fetch_memory) << 20,
+            max_image_bytes: u64::from(self.max_image_bytes) << 20,
+        }
+    }
+
+    /// What an image may be at most.
+    pub fn image_limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        if let Some(megapixels) = self.max_pixels {
+            limits.max_pixels = u64::from(megapixels) * 1_000_000;
+        }
+        limits
+    }
+}
+
+/// Flags of `check-model`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckModelArgs {
+    /// The bundle, local or s3://
+    #[arg(value_name = "BUNDLE")]
+    pub model: String,
+
+    /// An image to show the model's answer on
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+
+    #[command(flatten)]
+    #[expect(missing_docs)]
+    pub compute: ComputeArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default_and_takes_its_flags() {
+        let cli =
+            Cli::try_parse_from(["trawl-worker", "--queue", "q1", "--threads", "3", "--micro-batch", "auto"])
+                .unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.serve.queue.as_str(), "q1");
+        assert_eq!(cli.serve.compute.thread_count(), 3);
+        assert_eq!(cli.serve.compute.micro_batch_size(&[Device::Cpu]), CPU_MICRO_BATCH);
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        for wrong in [
+            ["--threads", "0"],
+            ["--micro-batch", "-1"],
+            ["--prefetch", "0"],
+            ["--queue", "a b"],
+            ["--device", "gpu"],
+            ["--max-image-bytes", "0"],
+        ] {
+            assert!(Cli::try_parse_from(["trawl-worker"].into_iter().chain(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+}

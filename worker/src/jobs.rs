@@ -1,0 +1,202 @@
+//! What a worker knows of the jobs whose batches it gets: spec, recipe, and the model, ready to run.
+//!
+//! Asked by intake for every batch. The spec is read from the job's output, not from the message; the
+//! model is loaded only if message, spec and file agree on its digest. At most [`MAX_MODELS`] models are
+//! kept loaded; loading happens on a blocking thread.
+
+use crate::{
+    model::{Device, LoadedModel, Model, ModelError, torchscript::TorchScript},
+    preprocess::{Limits, Recipe},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::sync::Mutex;
+use trawl_common::{
+    bundle::{BundleSpec, Head},
+    disposition::Failure,
+    job::{JobId, JobSpec, Precision},
+    location::Location,
+    model_file::{self, ModelFile},
+    results::{OutputLayout, schema::Columns},
+    storage::Stores,
+};
+
+/// Models that stay loaded, the latest used first: two jobs may take turns on a lane; more would fill the
+/// memory of a device.
+const MAX_MODELS: usize = 2;
+
+/// Jobs whose spec is remembered.
+const MAX_JOBS: usize = 64;
+
+/// A job spec of more bytes is not ours.
+const MAX_SPEC_BYTES: u64 = 1 << 20;
+
+/// Everything that working on a job's batches needs.
+pub struct JobContext {
+    /// The spec.
+    pub spec: JobSpec,
+    /// Where its output is.
+    pub layout: OutputLayout,
+    /// What relative keys start from.
+    pub base_dir: PathBuf,
+    /// How its images become pixels.
+    pub recipe: Recipe,
+    /// The columns of its parts.
+    pub columns: Columns,
+    /// Its model.
+    pub model: Arc<LoadedModel>,
+}
+
+/// How models are loaded: real ones by [`TorchLoader`], fakes in tests.
+pub trait Loader: Send + Sync {
+    /// Loads the bundle at `path`. Blocking.
+    ///
+    /// # Errors
+    /// [`ModelError`] in words for the person who made the bundle.
+    fn load(
+        &self,
+        path: &Path,
+        spec: &BundleSpec,
+        precision: Precision,
+    ) -> Result<Vec<Box<dyn Model>>, ModelError>;
+}
+
+/// Loads TorchScript onto the worker's devices.
+pub struct TorchLoader {
+    /// One replica on each.
+    pub devices: Vec<Device>,
+}
+
+impl Loader for TorchLoader {
+    fn load(
+        &self,
+        path: &Path,
+        spec: &BundleSpec,
+        precision: Precision,
+    ) -> Result<Vec<Box<dyn Model>>, ModelError> {
+        let load =
+            |device| TorchScript::load(path, spec, device, precision).map(|m| Box::new(m) as Box<dyn Model>);
+        self.devices.iter().map(|device| load(*device)).collect()
+    }
+}
+
+/// The jobs this worker has met.
+pub struct Jobs {
+    stores: Arc<Stores>,
+    loader: Arc<dyn Loader>,
+    cache_dir: PathBuf,
+    limits: Limits,
+    /// A bundle that was obtained and verified before the pipeline began, by `run`.
+    at_hand: Option<ModelFile>,
+    known: Mutex<Vec<Arc<JobContext>>>,
+    /// Held while a model loads, so that two batches of a new job load it once.
+    models: Mutex<Vec<(Precision, Arc<LoadedModel>)>>,
+}
+
+impl Jobs {
+    /// No jobs yet; a model whose file is `at_hand` is not fetched again.
+    pub fn new(
+        stores: Arc<Stores>,
+        loader: Arc<dyn Loader>,
+        cache_dir: PathBuf,
+        limits: Limits,
+        at_hand: Option<ModelFile>,
+    ) -> Self {
+        Self { stores, loader, cache_dir, limits, at_hand, known: Mutex::default(), models: Mutex::default() }
+    }
+
+    /// The job of a batch, read and loaded at the first of them.
+    ///
+    /// # Errors
+    /// [`Failure`] if the spec is not there or not readable, if message, spec and model file do not agree,
+    /// or if the model does not load. Cancel safe.
+    pub async fn get(&self, job: &JobId, out: &str, model_sha256: &str) -> Result<Arc<JobContext>, Failure> {
+        let known = self.known.lock().await.iter().find(|c| c.spec.job == *job && c.spec.out == out).cloned();
+        let context = match known {
+            Some(context) => context,
+            None => self.prepare(job, out).await?,
+        };
+        if context.spec.model.sha256 != model_sha256 {
+            return Err(Failure::Job(format!(
+                "the message names model {model_sha256}, the spec of job `{job}` names {}",
+                context.spec.model.sha256
+            )));
+        }
+        Ok(context)
+    }
+
+    async fn prepare(&self, job: &JobId, out: &str) -> Result<Arc<JobContext>, Failure> {
+        let place = Location::parse(out, Path::new("/")).map_err(|e| Failure::Job(e.to_string()))?;
+        let layout = OutputLayout::new(place.clone());
+        let json = self.stores.open(&place).await.get(&layout.job(), MAX_SPEC_BYTES).await?.bytes;
+        let spec =
+            JobSpec::parse(&json).map_err(|e| Failure::Job(trawl_common::disposition::describe(&e)))?;
+        if spec.job != *job {
+            return Err(Failure::Job(format!("`{out}` belongs to job `{}`, not to `{job}`", spec.job)));
+        }
+        let model = self.model(&spec).await?;
+        let columns = match model.spec.head {
+            Head::Classification => Columns::Classes,
+            Head::Embedding | Head::Raw => {
+                Columns::Vector(u32::try_from(model.replicas[0].width()).unwrap_or(u32::MAX))
+            }
+        };
+        let recipe = Recipe {
+            input: model.spec.input.clone(),
+            decode: spec.decode,
+            truncated: spec.truncated,
+            orient: spec.orient,
+            limits: self.limits.clone(),
+        };
+        let base_dir = PathBuf::from(&spec.base_dir);
+        let context = Arc::new(JobContext { spec, layout, base_dir, recipe, columns, model });
+        let mut known = self.known.lock().await;
+        known.truncate(MAX_JOBS - 1);
+        known.insert(0, context.clone());
+        Ok(context)
+    }
+
+    /// The model of `spec`, loaded and warm. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Failure`] if it is not to be had, is another one, or does not load.
+    pub async fn model(&self, spec: &JobSpec) -> Result<Arc<LoadedModel>, Failure> {
+        let mut models = self.models.lock().await;
+        let same = |(precision, model): &(Precision, Arc<LoadedModel>)| {
+            *precision == spec.precision && model.sha256 == spec.model.sha256
+        };
+        if let Some(place) = models.iter().position(same) {
+            let entry = models.remove(place);
+            models.insert(0, entry);
+            return Ok(models[0].1.clone());
+        }
+        let began = std::time::Instant::now();
+        let file = match &self.at_hand {
+            Some(file) if file.sha256 == spec.model.sha256 => file.clone(),
+            _ => {
+                let place = Location::parse(&spec.model.location, Path::new("/"));
+                let place = place.map_err(|e| Failure::Job(e.to_string()))?;
+                model_file::obtain(&self.stores, &place, Some(&spec.model.sha256), &self.cache_dir).await?
+            }
+        };
+        let (loader, precision) = (self.loader.clone(), spec.precision);
+        let loading = tokio::task::spawn_blocking(move || load(&*loader, &file, precision));
+        let model = loading.await.map_err(|panic| Failure::Model(panic.to_string()))??;
+        let model = Arc::new(model);
+        tracing::info!(
+            model.name = %model.spec.name, model.sha256 = %model.sha256,
+            duration_ms = began.elapsed().as_millis() as u64, "model ready"
+        );
+        models.truncate(MAX_MODELS - 1);
+        models.insert(0, (precision, model.clone()));
+        Ok(model)
+    }
+}
+
+fn load(loader: &dyn Loader, file: &ModelFile, precision: Precision) -> Result<LoadedModel, Failure> {
+    let spec = BundleSpec::read(&file.path).map_err(|e| Failure::Model(e.to_string()))?;
+    let replicas = loader.load(&file.path, &spec, precision).map_err(|e| Failure::Model(e.to_string()))?;
+    Ok(LoadedModel { replicas, spec, sha256: file.sha256.clone() })
+}

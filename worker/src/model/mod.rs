@@ -1,0 +1,103 @@
+//! The model seam: pixels in, one vector of numbers per image out.
+//!
+//! Between the decode stage and the rows. The contract: as many rows out as images in, in their order.
+//! Real: [`torchscript`], the only file of the service that names tch. For tests: [`fake`], which hashes
+//! pixels. What the numbers mean (softmax, top-k) is [`output`]'s business, not the model's.
+
+pub mod cuda;
+pub mod fake;
+pub mod output;
+pub mod torchscript;
+pub mod write;
+
+use std::{fmt, str::FromStr};
+use trawl_common::bundle::BundleSpec;
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// On the threads that also decode.
+    Cpu,
+    /// On CUDA device `n`, by a thread of its own.
+    Cuda(usize),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+/// A text that is no device.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no device: use cpu, cuda or cuda:N")]
+pub struct UnknownDevice(String);
+
+impl FromStr for Device {
+    type Err = UnknownDevice;
+
+    fn from_str(text: &str) -> Result<Self, UnknownDevice> {
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", n)) => n.parse().map(Self::Cuda).map_err(|_| UnknownDevice(text.to_owned())),
+            _ => Err(UnknownDevice(text.to_owned())),
+        }
+    }
+}
+
+/// Why a model does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The file does not load, or what loads does not do what its description says.
+    #[error("{0}")]
+    Unusable(String),
+    /// The forward pass raised.
+    #[error("the forward pass failed: {0}")]
+    Forward(String),
+    /// The device is not there.
+    #[error("{0}")]
+    Device(String),
+}
+
+/// The answer to one micro-batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outputs {
+    /// Row after row.
+    pub values: Vec<f32>,
+    /// Numbers in a row.
+    pub width: usize,
+}
+
+impl Outputs {
+    /// The rows, in the order of the images.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.width.max(1))
+    }
+}
+
+/// Something that answers for images.
+pub trait Model: Send + Sync {
+    /// One forward pass over images of `height * width * 3` bytes each (RGB, row by row, as the bundle's
+    /// crop says). Blocking; called from several threads at once.
+    ///
+    /// # Errors
+    /// [`ModelError::Forward`] if the pass raises or gives another number of rows than images.
+    fn forward(&self, images: &[&[u8]]) -> Result<Outputs, ModelError>;
+
+    /// Numbers in an output row.
+    fn width(&self) -> usize;
+}
+
+/// A model that is ready: loaded, checked and warm.
+pub struct LoadedModel {
+    /// The model, once for the CPU or once per device; never empty.
+    pub replicas: Vec<Box<dyn Model>>,
+    /// What its bundle says.
+    pub spec: BundleSpec,
+    /// Hex sha256 of the bundle.
+    pub sha256: String,
+}

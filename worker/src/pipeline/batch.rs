@@ -1,0 +1,101 @@
+//! A batch while its images are on their way through the stages.
+//!
+//! Made by intake, filled row by row by fetch, decode and infer in any order, handed to sink when its
+//! last row is in. Every image gets exactly one row: a second one for the same image is a bug and panics
+//! in tests.
+
+use crate::jobs::JobContext;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+use tokio::sync::oneshot;
+use trawl_common::{
+    batch::{BatchDescriptor, ImageRef},
+    error_code::ErrorCode,
+    results::row::{Outcome, ResultRow},
+};
+
+/// The rows of a batch that is being worked on.
+pub struct OpenBatch {
+    /// What was planned.
+    pub descriptor: BatchDescriptor,
+    /// The job it belongs to.
+    pub job: Arc<JobContext>,
+    rows: Mutex<Rows>,
+    abandoned: AtomicBool,
+}
+
+struct Rows {
+    rows: Vec<Option<ResultRow>>,
+    missing: usize,
+    /// Gone once the rows were sent; `Err` if a stage could not do its work on the batch at all.
+    done: Option<oneshot::Sender<Result<Vec<ResultRow>, String>>>,
+}
+
+impl OpenBatch {
+    /// Opens a batch; the receiver gets its rows, in the order of its images, or why there are none.
+    pub fn open(
+        descriptor: BatchDescriptor,
+        job: Arc<JobContext>,
+    ) -> (Arc<Self>, oneshot::Receiver<Result<Vec<ResultRow>, String>>) {
+        let (done, receiver) = oneshot::channel();
+        let missing = descriptor.images.len();
+        let rows = Rows { rows: vec![None; missing], missing, done: Some(done) };
+        let batch = Self { descriptor, job, rows: Mutex::new(rows), abandoned: AtomicBool::new(false) };
+        (Arc::new(batch), receiver)
+    }
+
+    /// The planned image `index`.
+    pub fn image(&self, index: usize) -> &ImageRef {
+        &self.descriptor.images[index]
+    }
+
+    /// Puts in the row of image `index`; with the last one the batch is handed on.
+    pub fn set_row(&self, index: usize, row: ResultRow) {
+        let mut rows = self.rows.lock().expect("no panic while rows are held");
+        debug_assert!(rows.rows[index].is_none(), "image {index} has a row already");
+        if rows.rows[index].replace(row).is_none() {
+            rows.missing -= 1;
+        }
+        if rows.missing == 0
+            && let Some(done) = rows.done.take()
+        {
+            let rows = std::mem::take(&mut rows.rows).into_iter().flatten().collect();
+            // The receiver is gone if the batch was given up meanwhile; then nobody wants the rows.
+            let _unwanted = done.send(Ok(rows));
+        }
+    }
+
+    /// Puts in an error row for an image of which nothing but the plan is known.
+    pub fn fail_row(&self, index: usize, code: ErrorCode, message: String) {
+        let image = self.image(index);
+        let row = ResultRow {
+            key: image.key.clone(),
+            etag: image.etag.clone(),
+            size: image.size,
+            width: None,
+            height: None,
+            outcome: Outcome::Failed { code, message },
+        };
+        self.set_row(index, row);
+    }
+
+    /// Ends the batch without rows.
+    pub fn fail(&self, reason: String) {
+        self.abandon();
+        if let Some(done) = self.rows.lock().expect("no panic while rows are held").done.take() {
+            let _unwanted = done.send(Err(reason));
+        }
+    }
+
+    /// Says that nobody waits for the rows any more, so that stages can skip its images.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its images can be skipped.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,104 @@
+//! Infer: one forward pass over a micro-batch, and a row for each of its images.
+//!
+//! After decode, before sink. If the pass raises, the images are tried one by one, so that only the one
+//! that makes the model raise pays for it; if all of them do, the model is at fault and their batches fail.
+
+use super::{
+    batch::OpenBatch,
+    meters::{Meters, Stage},
+};
+use crate::{
+    model::{LoadedModel, Model, ModelError, output},
+    preprocess::Prepared,
+};
+use std::{sync::Arc, time::Instant};
+use trawl_common::{
+    error_code::ErrorCode,
+    results::row::{Outcome, ResultRow},
+};
+
+/// An image as pixels at the model's size.
+pub struct Decoded {
+    /// Its batch.
+    pub batch: Arc<OpenBatch>,
+    /// Its place in the batch.
+    pub index: usize,
+    /// The pixels.
+    pub prepared: Prepared,
+    /// The tag of the bytes that were read.
+    pub etag: Option<String>,
+    /// How many they were.
+    pub size: u64,
+}
+
+/// Runs the pass on `replica` of the model and files the rows. Blocking.
+pub fn forward(model: &LoadedModel, replica: usize, images: Vec<Decoded>, meters: &Meters) {
+    let images: Vec<Decoded> = images.into_iter().filter(|image| !image.batch.is_abandoned()).collect();
+    if images.is_empty() {
+        return;
+    }
+    let began = Instant::now();
+    let pixels: Vec<&[u8]> = images.iter().map(|image| &image.prepared.pixels[..]).collect();
+    let outputs = model.replicas[replica].forward(&pixels);
+    meters.stage(Stage::Forward, began.elapsed(), images.len() as u64);
+    match outputs {
+        Ok(outputs) => {
+            for (image, row) in images.iter().zip(outputs.rows()) {
+                file(image, predict(model, image, row));
+            }
+        }
+        Err(error) => one_by_one(model, &*model.replicas[replica], &images, &error),
+    }
+}
+
+fn one_by_one(model: &LoadedModel, replica: &dyn Model, images: &[Decoded], error: &ModelError) {
+    tracing::warn!(error = %error, image.count = images.len(), "a forward pass failed; trying its images one by one");
+    let answers: Vec<_> = images.iter().map(|image| replica.forward(&[&image.prepared.pixels])).collect();
+    // One image that fails alone proves nothing about itself unless another one succeeds.
+    let model_works = images.len() > 1 && answers.iter().any(Result::is_ok);
+    for (image, answer) in images.iter().zip(answers) {
+        match answer {
+            Ok(outputs) => {
+                let outcome = outputs.rows().next().map(|row| predict(model, image, row));
+                file(
+                    image,
+                    outcome.unwrap_or_else(|| failed(ErrorCode::ModelFailed, "the model gave no row")),
+                );
+            }
+            Err(error) if model_works || blank_passes(replica, image) => {
+                file(image, failed(ErrorCode::ModelFailed, &error.to_string()));
+            }
+            Err(error) => image.batch.fail(error.to_string()),
+        }
+    }
+}
+
+/// Whether the model answers for a blank image: then it is the picture that it cannot bear.
+fn blank_passes(replica: &dyn Model, image: &Decoded) -> bool {
+    let blank = vec![0_u8; image.prepared.pixels.len()];
+    replica.forward(&[&blank]).is_ok()
+}
+
+fn predict(model: &LoadedModel, image: &Decoded, row: &[f32]) -> Outcome {
+    match output::interpret(row, &model.spec, usize::from(image.batch.job.spec.topk)) {
+        Some(prediction) if image.prepared.truncated => Outcome::OkTruncated(prediction),
+        Some(prediction) => Outcome::Ok(prediction),
+        None => failed(ErrorCode::NonFinite, "the model's output holds a value that is not a finite number"),
+    }
+}
+
+fn failed(code: ErrorCode, message: &str) -> Outcome {
+    Outcome::Failed { code, message: message.to_owned() }
+}
+
+fn file(image: &Decoded, outcome: Outcome) {
+    let row = ResultRow {
+        key: image.batch.image(image.index).key.clone(),
+        etag: image.etag.clone(),
+        size: image.size,
+        width: Some(image.prepared.width),
+        height: Some(image.prepared.height),
+        outcome,
+    };
+    image.batch.set_row(image.index, row);
+}

@@ -1,0 +1,246 @@
+//! The stage clock and the counters: what `/metrics` shows and what the end-of-run report is made of.
+//!
+//! Every stage reports here; nothing here ever changes what a stage does. Labels come from closed sets
+//! only: no key, job or message text.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use trawl_common::error_code::ErrorCode;
+
+/// Histogram buckets in seconds, 0.1 ms to 100 s: a decode and a slow put both fall inside.
+const BUCKETS_SECONDS: [f64; 13] =
+    [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+
+/// The stages with a clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading an object, the store's latency included.
+    Fetch,
+    /// Bytes to pixels at the model's size.
+    Decode,
+    /// The forward pass, normalisation included.
+    Forward,
+    /// Rows to Parquet.
+    Encode,
+    /// The part's put.
+    Put,
+    /// Ledger and ack.
+    Commit,
+}
+
+impl Stage {
+    /// All of them, in the order of a batch's life.
+    pub const ALL: [Stage; 6] =
+        [Self::Fetch, Self::Decode, Self::Forward, Self::Encode, Self::Put, Self::Commit];
+
+    /// The label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Decode => "decode",
+            Self::Forward => "forward",
+            Self::Encode => "encode",
+            Self::Put => "put",
+            Self::Commit => "commit",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabel {
+    version: &'static str,
+}
+
+/// What a stage has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StageTotal {
+    /// Time spent in it, summed over threads and tasks.
+    pub busy: Duration,
+    /// Images (for encode, put and commit: batches) that went through.
+    pub count: u64,
+}
+
+/// The counters of one process.
+pub struct Meters {
+    registry: Registry,
+    /// Bytes read from stores.
+    pub image_bytes: Counter,
+    /// Deliveries that somebody may have seen before.
+    pub redeliveries: Counter,
+    /// Batches in this worker's hands.
+    pub inflight_batches: Gauge,
+    /// When the last batch was committed, seconds since 1970.
+    pub last_commit: Gauge,
+    images: Family<OutcomeLabel, Counter>,
+    batches: Family<OutcomeLabel, Counter>,
+    errors: Family<CodeLabel, Counter>,
+    conflicts: Family<OutcomeLabel, Counter>,
+    durations: Family<StageLabel, Histogram>,
+    fill: Histogram,
+    totals: [(AtomicU64, AtomicU64); Stage::ALL.len()],
+    computed: AtomicU64,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Meters {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("trawl");
+        let durations =
+            Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS));
+        let meters = Self {
+            image_bytes: Counter::default(),
+            redeliveries: Counter::default(),
+            inflight_batches: Gauge::default(),
+            last_commit: Gauge::default(),
+            images: Family::default(),
+            batches: Family::default(),
+            errors: Family::default(),
+            conflicts: Family::default(),
+            durations,
+            fill: Histogram::new((1..=10).map(|tenth| f64::from(tenth) / 10.0)),
+            totals: Default::default(),
+            computed: AtomicU64::new(0),
+            registry: Registry::default(),
+        };
+        let build = Family::<BuildLabel, Gauge>::default();
+        build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("build_info", "Version of this worker", build);
+        registry.register("images", "Images by outcome", meters.images.clone());
+        registry.register("image_errors", "Failed images by code", meters.errors.clone());
+        registry.register("batches", "Batches by outcome", meters.batches.clone());
+        registry.register(
+            "commit_conflicts",
+            "Parts that were there already, by winner",
+            meters.conflicts.clone(),
+        );
+        registry.register("image_bytes", "Bytes read from stores", meters.image_bytes.clone());
+        registry.register("redeliveries", "Deliveries seen before", meters.redeliveries.clone());
+        registry.register("inflight_batches", "Batches in work", meters.inflight_batches.clone());
+        registry.register(
+            "last_commit_timestamp_seconds",
+            "Time of the last commit",
+            meters.last_commit.clone(),
+        );
+        registry.register("batch_fill_ratio", "Images in a micro-batch over its size", meters.fill.clone());
+        registry.register_with_unit(
+            "stage_duration",
+            "Time in a stage",
+            Unit::Seconds,
+            meters.durations.clone(),
+        );
+        Self { registry, ..meters }
+    }
+
+    /// Records `count` items that took `busy` in all in `stage`.
+    pub fn stage(&self, stage: Stage, busy: Duration, count: u64) {
+        let (nanos, items) = &self.totals[stage as usize];
+        nanos.fetch_add(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        items.fetch_add(count, Ordering::Relaxed);
+        self.durations.get_or_create(&StageLabel { stage: stage.name() }).observe(busy.as_secs_f64());
+    }
+
+    /// What `stage` has done.
+    pub fn total(&self, stage: Stage) -> StageTotal {
+        let (nanos, items) = &self.totals[stage as usize];
+        StageTotal {
+            busy: Duration::from_nanos(nanos.load(Ordering::Relaxed)),
+            count: items.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Records a micro-batch of `images` where `size` would have fitted.
+    pub fn micro_batch(&self, images: usize, size: usize) {
+        self.fill.observe(images as f64 / size.max(1) as f64);
+    }
+
+    /// Rows that this process was the first to commit.
+    pub fn computed(&self) -> u64 {
+        self.computed.load(Ordering::Relaxed)
+    }
+
+    /// Records a committed batch.
+    pub fn committed(&self, ok: u64, errors: impl IntoIterator<Item = (ErrorCode, u64)>) {
+        self.batch("done");
+        self.computed.fetch_add(ok, Ordering::Relaxed);
+        self.images.get_or_create(&OutcomeLabel { outcome: "ok" }).inc_by(ok);
+        for (code, count) in errors {
+            self.computed.fetch_add(count, Ordering::Relaxed);
+            self.images.get_or_create(&OutcomeLabel { outcome: "error" }).inc_by(count);
+            self.errors.get_or_create(&CodeLabel { code: code.as_str() }).inc_by(count);
+        }
+        self.last_commit.set(i64::try_from(trawl_common::config::unix_ms() / 1000).unwrap_or(i64::MAX));
+    }
+
+    /// Records a batch that ended in another way: `skipped`, `requeued`, `retried`, `dead`.
+    pub fn batch(&self, outcome: &'static str) {
+        self.batches.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Records a part that was there before ours: put by `self` in a lost attempt, or by `other`.
+    pub fn conflict(&self, winner: &'static str) {
+        self.conflicts.get_or_create(&OutcomeLabel { outcome: winner }).inc();
+    }
+
+    /// The Prometheus text.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("writing to a String");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_the_documented_names() {
+        let meters = Meters::new();
+        meters.stage(Stage::Decode, Duration::from_millis(2), 1);
+        meters.committed(3, [(ErrorCode::Truncated, 1)]);
+        meters.conflict("other");
+        meters.micro_batch(8, 16);
+        let text = meters.render();
+        for name in [
+            "trawl_images_total{outcome=\"ok\"} 3",
+            "trawl_images_total{outcome=\"error\"} 1",
+            "trawl_image_errors_total{code=\"truncated\"} 1",
+            "trawl_batches_total{outcome=\"done\"} 1",
+            "trawl_stage_duration_seconds_sum{stage=\"decode\"} 0.002",
+            "trawl_commit_conflicts_total{outcome=\"other\"} 1",
+            "trawl_batch_fill_ratio_count 1",
+            "trawl_build_info{version=",
+        ] {
+            assert!(text.contains(name), "{name} is not in\n{text}");
+        }
+        assert_eq!(meters.total(Stage::Decode).count, 1);
+    }
+}

@@ -1,0 +1,282 @@
+//! Decode and infer: the compute threads, and the micro-batches between the two.
+//!
+//! After fetch, before the rows. On CPU devices one work-conserving pool does both: a thread runs a
+//! forward pass when a micro-batch is full and decodes otherwise, so cores are neither oversubscribed nor
+//! idle. A CUDA device has one thread of its own and the pool only decodes. Micro-batches are filled
+//! across batches; a ragged one goes when nothing is on its way to fill it, or after [`LINGER`]. These are
+//! OS threads: nothing here may be called from, or block, a tokio thread.
+
+use super::{
+    batch::OpenBatch,
+    fetch::Room,
+    infer::{self, Decoded},
+    meters::{Meters, Stage},
+};
+use crate::{
+    model::LoadedModel,
+    preprocess::{self, Scratch},
+};
+use bytes::Bytes;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+use trawl_common::results::row::{Outcome, ResultRow};
+
+/// How long a ragged micro-batch waits for images that are still being fetched: well below a forward
+/// pass, well above the gap between two objects of a store that answers.
+const LINGER: Duration = Duration::from_millis(10);
+
+/// Full micro-batches that may wait for a CUDA device before the decoders pause: one ready while one runs.
+const READY_PER_DEVICE: usize = 2;
+
+/// An image whose bytes are here.
+pub struct Undecoded {
+    /// Its batch.
+    pub batch: Arc<OpenBatch>,
+    /// Its place in the batch.
+    pub index: usize,
+    /// The file.
+    pub bytes: Bytes,
+    /// The tag of these bytes.
+    pub etag: Option<String>,
+    /// Its share of the fetch stage's bounds.
+    pub room: Room,
+}
+
+/// How the pool is laid out.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Compute threads.
+    pub threads: usize,
+    /// Images in a full micro-batch.
+    pub micro_batch: usize,
+    /// Whether the compute threads run forward passes too (CPU).
+    pub forward_in_pool: bool,
+    /// Devices with a thread of their own.
+    pub devices: usize,
+}
+
+/// A micro-batch being filled, or full.
+struct MicroBatch {
+    model: Arc<LoadedModel>,
+    images: Vec<Decoded>,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    undecoded: VecDeque<Undecoded>,
+    /// One per model in use; a handful at most.
+    filling: Vec<MicroBatch>,
+    ready: VecDeque<MicroBatch>,
+    /// Images announced by fetch and not here yet.
+    expected: usize,
+    /// Threads that are decoding now.
+    decoding: usize,
+    closed: bool,
+}
+
+/// The compute stage.
+pub struct Pool {
+    state: Mutex<State>,
+    /// Something to decode, something to forward, or the end.
+    changed: Condvar,
+    settings: PoolSettings,
+    meters: Arc<Meters>,
+}
+
+/// The promise of one image; keeps ragged micro-batches waiting for it until it arrives or is dropped.
+pub struct Expected {
+    pool: Arc<Pool>,
+}
+
+impl Expected {
+    /// The image is here.
+    pub fn arrived(self, image: Undecoded) {
+        self.pool.lock().undecoded.push_back(image);
+        if self.pool.settings.devices == 0 {
+            self.pool.changed.notify_one();
+        } else {
+            // One would do, but it may be a device's thread, which does not decode.
+            self.pool.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        state.expected -= 1;
+        if state.expected == 0 {
+            // The last one: whoever lingers over a ragged micro-batch can go.
+            self.pool.changed.notify_all();
+        }
+    }
+}
+
+/// The pool's threads; dropping it ends them after what they are at.
+pub struct PoolThreads {
+    pool: Arc<Pool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Drop for PoolThreads {
+    fn drop(&mut self) {
+        self.pool.lock().closed = true;
+        self.pool.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic was reported by its hook; there is nobody left to tell.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// What a thread found to do.
+enum Task {
+    Decode(Undecoded),
+    Forward(MicroBatch),
+    End,
+}
+
+impl Pool {
+    /// Starts the threads.
+    pub fn start(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Self>, PoolThreads) {
+        let pool = Arc::new(Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            settings: settings.clone(),
+            meters,
+        });
+        let spawn = |name: String, decodes: bool, forwards: bool, replica: usize| {
+            let pool = pool.clone();
+            std::thread::Builder::new()
+                .name(name)
+                .spawn(move || pool.work(decodes, forwards, replica))
+                .expect("the system has threads to give")
+        };
+        let threads = (0..settings.threads.max(1))
+            .map(|i| spawn(format!("compute-{i}"), true, settings.forward_in_pool, 0))
+            .chain((0..settings.devices).map(|i| spawn(format!("device-{i}"), false, true, i)))
+            .collect();
+        (pool.clone(), PoolThreads { pool, threads })
+    }
+
+    /// Announces an image that is being fetched.
+    pub fn expect_one(self: &Arc<Self>) -> Expected {
+        self.lock().expected += 1;
+        Expected { pool: self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while the pool's state is held")
+    }
+
+    fn work(&self, decodes: bool, forwards: bool, replica: usize) {
+        crate::model::torchscript::prepare_thread();
+        let mut scratch = Scratch::new();
+        loop {
+            match self.next(decodes, forwards) {
+                Task::Decode(image) => {
+                    let decoded = self.decode(image, &mut scratch);
+                    self.file(decoded);
+                }
+                Task::Forward(batch) => {
+                    self.meters.micro_batch(batch.images.len(), self.settings.micro_batch);
+                    infer::forward(&batch.model, replica, batch.images, &self.meters);
+                }
+                Task::End => return,
+            }
+        }
+    }
+
+    fn next(&self, decodes: bool, forwards: bool) -> Task {
+        let mut state = self.lock();
+        loop {
+            if forwards && let Some(batch) = state.ready.pop_front() {
+                // Decoders may have paused for room.
+                self.changed.notify_all();
+                return Task::Forward(batch);
+            }
+            let room =
+                self.settings.devices == 0 || state.ready.len() < READY_PER_DEVICE * self.settings.devices;
+            if decodes
+                && room
+                && let Some(image) = state.undecoded.pop_front()
+            {
+                state.decoding += 1;
+                return Task::Decode(image);
+            }
+            let mut wait = None;
+            if forwards && state.undecoded.is_empty() && state.decoding == 0 && !state.filling.is_empty() {
+                let age = state.filling[0].since.elapsed();
+                if state.expected == 0 || age >= LINGER {
+                    return Task::Forward(state.filling.remove(0));
+                }
+                wait = Some(LINGER.saturating_sub(age));
+            }
+            if state.closed
+                && state.undecoded.is_empty()
+                && state.ready.is_empty()
+                && state.filling.is_empty()
+            {
+                return Task::End;
+            }
+            state = match wait {
+                Some(time) => self.changed.wait_timeout(state, time).expect("as in lock").0,
+                None => self.changed.wait(state).expect("as in lock"),
+            };
+        }
+    }
+
+    /// Bytes to pixels; `None` if the image got its error row, or nobody wants it any more.
+    fn decode(&self, image: Undecoded, scratch: &mut Scratch) -> Option<Decoded> {
+        let Undecoded { batch, index, bytes, etag, room } = image;
+        if batch.is_abandoned() {
+            return None;
+        }
+        let began = Instant::now();
+        let prepared = preprocess::prepare(&bytes, &batch.job.recipe, scratch);
+        self.meters.stage(Stage::Decode, began.elapsed(), 1);
+        let size = bytes.len() as u64;
+        drop((bytes, room));
+        match prepared {
+            Ok(prepared) => Some(Decoded { batch, index, prepared, etag, size }),
+            Err(error) => {
+                let row = ResultRow {
+                    key: batch.image(index).key.clone(),
+                    etag,
+                    size,
+                    width: error.width,
+                    height: error.height,
+                    outcome: Outcome::Failed { code: error.code, message: error.message },
+                };
+                batch.set_row(index, row);
+                None
+            }
+        }
+    }
+
+    fn file(&self, decoded: Option<Decoded>) {
+        let mut state = self.lock();
+        state.decoding -= 1;
+        if let Some(image) = decoded {
+            let model = image.batch.job.model.clone();
+            let place = state.filling.iter().position(|filling| Arc::ptr_eq(&filling.model, &model));
+            let place = place.unwrap_or_else(|| {
+                let images = Vec::with_capacity(self.settings.micro_batch);
+                state.filling.push(MicroBatch { model, images, since: Instant::now() });
+                state.filling.len() - 1
+            });
+            state.filling[place].images.push(image);
+            if state.filling[place].images.len() >= self.settings.micro_batch {
+                let full = state.filling.remove(place);
+                state.ready.push_back(full);
+            }
+        }
+        // A full micro-batch, or the end of the decoding that a ragged one waited for.
+        self.changed.notify_all();
+    }
+}

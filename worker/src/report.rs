@@ -1,0 +1,97 @@
+//! What a run says at its end: rows, failures, speed, and which stage bound it.
+//!
+//! Made from the meters and the ledger's counters; printed by `run`, as text to stderr and, if asked, as
+//! one JSON document to stdout.
+
+use crate::pipeline::meters::{Meters, Stage};
+use serde_json::{Value, json};
+use std::{fmt::Write, time::Duration};
+use trawl_common::{config::OutputFormat, ledger::Progress, planning::DryRun};
+
+/// Prints what a run would take.
+pub fn print_dry_run(found: &DryRun, output: OutputFormat) {
+    if output == OutputFormat::Json {
+        println!("{}", serde_json::to_string(found).expect("plain data"));
+        return;
+    }
+    println!("{} images, {} bytes, {} batches", found.images, found.bytes, found.batches);
+    for (extension, count) in &found.by_extension {
+        println!("  {count:>8} {extension}");
+    }
+    println!("left out by name: {}, names that are not text: {}", found.skipped, found.unlistable);
+    for key in &found.first_keys {
+        println!("  {key}");
+    }
+}
+
+/// The end-of-run report.
+pub struct Report<'a> {
+    /// The job's counters.
+    pub progress: &'a Progress,
+    /// This process' clock.
+    pub meters: &'a Meters,
+    /// From the start of the command.
+    pub elapsed: Duration,
+    /// Rows that this run computed (the others were there before).
+    pub computed: u64,
+    /// Compute threads.
+    pub threads: usize,
+}
+
+impl Report<'_> {
+    /// Images that this run computed, a second.
+    pub fn rate(&self) -> f64 {
+        self.computed as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let p = self.progress;
+        let mut text = format!(
+            "{} images: {} ok, {} failed, in {:.2} s ({:.1} images/s)\n",
+            p.images_ok + p.images_failed,
+            p.images_ok,
+            p.images_failed,
+            self.elapsed.as_secs_f64(),
+            self.rate()
+        );
+        for (code, count) in &p.errors {
+            let _infallible = writeln!(text, "  {count:>8} {code}");
+        }
+        if self.computed > 0 {
+            let stages: Vec<String> =
+                self.stages().map(|(stage, ms, _)| format!("{} {ms:.2}", stage.name())).collect();
+            let _infallible = writeln!(text, "ms an image by stage: {}", stages.join(", "));
+        }
+        let _infallible = writeln!(text, "results: {}", p.out);
+        text
+    }
+
+    /// For programs; the keys of `status`, and what only a run knows.
+    pub fn json(&self) -> Value {
+        let mut value = serde_json::to_value(self.progress).expect("plain data");
+        if let Some(fields) = value.as_object_mut() {
+            let stages = self
+                .stages()
+                .map(|(stage, ms, count)| {
+                    (stage.name().to_owned(), json!({"ms_per_image": ms, "count": count}))
+                })
+                .collect();
+            fields.insert("images_computed".into(), json!(self.computed));
+            fields.insert("seconds".into(), json!(self.elapsed.as_secs_f64()));
+            fields.insert("images_per_second".into(), json!(self.rate()));
+            fields.insert("eta_seconds".into(), Value::Null);
+            fields.insert("threads".into(), json!(self.threads));
+            fields.insert("stages".into(), Value::Object(stages));
+        }
+        value
+    }
+
+    /// Each stage with its milliseconds an image, summed over threads, and its count.
+    fn stages(&self) -> impl Iterator<Item = (Stage, f64, u64)> {
+        Stage::ALL.into_iter().map(|stage| {
+            let total = self.meters.total(stage);
+            (stage, total.busy.as_secs_f64() * 1e3 / self.computed.max(1) as f64, total.count)
+        })
+    }
+}

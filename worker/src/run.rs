@@ -1,0 +1,268 @@
+//! `trawl-worker run`: a whole job in one process, with the same planner, pipeline and output as a fleet.
+//!
+//! The work list and the ledger are in memory and rebuilt from the output at every start, so a run that
+//! was killed goes on where it ended, and one that is complete does nothing and says so. Nothing is written
+//! before the model has loaded and an image was found.
+
+use crate::{
+    assemble::{self, Seams},
+    cli::RunArgs,
+    http,
+    pipeline::{Drained, Pipeline},
+    progress::{Display, TICK},
+    report::{self, Report},
+};
+use anyhow::{Context, Result, anyhow};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::task::JoinHandle;
+use trawl_common::{
+    broker::{Broker, memory::MemoryBroker},
+    bundle::BundleSpec,
+    config::{OutputFormat, exit},
+    job::{JobSpec, ModelRef},
+    ledger::{JobState, Ledger, Progress, memory::MemoryLedger},
+    location::Location,
+    model_file::{self, ModelFile},
+    planning::{
+        PlanError, dry_run,
+        submit::{Enlisting, Opened, PUBLISH_WINDOW, Planned, enlist, open_output},
+    },
+    results::{Manifest, OutputLayout},
+    shutdown::Shutdown,
+    storage::Stores,
+    tls,
+};
+
+/// Batches that wait in memory between the planner and the pipeline: enough that the pipeline never
+/// starves, few enough that a listing of millions does not pile up.
+const QUEUED_BATCHES: usize = 64;
+
+/// After Ctrl-C the batches in hand get this long; their images are computed again otherwise.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A manifest of more bytes is not ours: a million parts fit.
+const MAX_MANIFEST_BYTES: u64 = 256 << 20;
+
+/// Runs the job; the answer is the exit code. `started` is when the process began.
+///
+/// # Errors
+/// Bad input, an output of another job, a model or device that cannot be used, batches that cannot be
+/// completed.
+pub async fn run(args: RunArgs, output: OutputFormat, shutdown: Shutdown, started: Instant) -> Result<u8> {
+    tls::install_crypto_provider();
+    let base_dir = std::env::current_dir().context("the working directory cannot be read")?;
+    let stores = Stores::new();
+    let (spec, file) = spec(&args, &base_dir, &stores).await?;
+    if args.dry_run {
+        let found = dry_run(&spec, &stores).await?;
+        report::print_dry_run(&found, output);
+        return Ok(exit::OK);
+    }
+    if let Some(code) = already_complete(&spec, &stores, output, args.strict).await? {
+        return Ok(code);
+    }
+    let compute = args.compute.clone();
+    let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;
+    let broker = Arc::new(MemoryBroker::with_capacity(QUEUED_BATCHES));
+    let ledger = Arc::new(MemoryLedger::new());
+    let seams = Seams { broker: broker.clone(), ledger: ledger.clone(), stores: stores.clone() };
+    let (pipeline, threads) =
+        assemble::pipeline(&args.compute, devices, spec.queue.clone(), seams, Some(file));
+    // A model that does not load, or a source without images, must leave nothing half-made.
+    pipeline.jobs.model(&spec).await.context("the model cannot be used")?;
+    let (opened, spec) = open_output(&spec, &stores).await?;
+    if opened == Opened::Resumed {
+        tracing::info!(job.id = %spec.job, "going on with the job that is in {}", spec.out);
+    }
+    broker.ensure_queue(&spec.queue).await?;
+    let consumer = broker.consume(&spec.queue, args.prefetch).await?;
+    if let Some(address) = args.http {
+        let serving = http::serve(address, pipeline.meters.clone(), consumer.attached()).await;
+        serving.with_context(|| {
+            format!("the health endpoint cannot listen on {address}: choose another --http")
+        })?;
+    }
+    let serving = {
+        let (pipeline, shutdown) = (pipeline.clone(), shutdown.clone());
+        tokio::spawn(async move { pipeline.serve(consumer, &shutdown, GRACE).await })
+    };
+    let run = Embedded { spec, pipeline, broker, ledger, shutdown, quiet: output == OutputFormat::Json };
+    let followed = run.follow().await;
+    run.shutdown.drain();
+    let drained = serving.await??;
+    if drained == Drained::Clean {
+        drop(threads);
+    } else {
+        std::mem::forget(threads);
+    }
+    followed?;
+    run.conclude(&args, output, started).await
+}
+
+/// Checks the model's description and makes the spec.
+async fn spec(args: &RunArgs, base_dir: &Path, stores: &Arc<Stores>) -> Result<(JobSpec, ModelFile)> {
+    let place = args.job.model_location(base_dir)?;
+    args.job.out_location(base_dir)?;
+    let cache = args.compute.cache.clone().unwrap_or_else(model_file::default_cache_dir);
+    if place.is_local() {
+        // Before the digest, which reads the whole file: what is no bundle is said at once.
+        BundleSpec::read(Path::new(&place.to_string()))?;
+    }
+    let file = model_file::obtain(stores, &place, None, &cache).await?;
+    BundleSpec::read(&file.path)?;
+    let spec =
+        args.job.spec(base_dir, ModelRef { location: place.to_string(), sha256: file.sha256.clone() })?;
+    Ok((spec, file))
+}
+
+/// The exit code if the output is complete, after having said so.
+async fn already_complete(
+    spec: &JobSpec,
+    stores: &Arc<Stores>,
+    output: OutputFormat,
+    strict: bool,
+) -> Result<Option<u8>> {
+    let out = Location::parse(&spec.out, Path::new("/"))?;
+    let (layout, store) = (OutputLayout::new(out.clone()), stores.open(&out).await);
+    match store.head(&layout.success()).await {
+        Err(error) if error.is_not_found() => return Ok(None),
+        found => found?,
+    };
+    // Of this work? open_output refuses the output of another job, and writes nothing where one is.
+    let (_, spec) = open_output(spec, stores).await?;
+    let manifest = Manifest::parse(&store.get(&layout.manifest(), MAX_MANIFEST_BYTES).await?.bytes)?;
+    if output == OutputFormat::Json {
+        println!("{}", serde_json::to_string(&complete_progress(&spec, &manifest))?);
+    }
+    eprintln!(
+        "{} is complete: {} images, {} ok, {} failed; nothing to do",
+        spec.out, manifest.rows, manifest.images_ok, manifest.images_failed
+    );
+    Ok(Some(if strict && manifest.images_failed > 0 { exit::FAILED_IMAGES } else { exit::OK }))
+}
+
+fn complete_progress(spec: &JobSpec, manifest: &Manifest) -> Progress {
+    Progress {
+        job: spec.job.clone(),
+        state: JobState::Complete,
+        out: spec.out.clone(),
+        queue: spec.queue.to_string(),
+        created_unix_ms: spec.created_unix_ms,
+        images_planned: manifest.rows,
+        images_ok: manifest.images_ok,
+        images_failed: manifest.images_failed,
+        batches_planned: manifest.batches,
+        batches_done: manifest.batches,
+        errors: manifest.errors.clone(),
+        images_per_second: 0.0,
+        eta_seconds: None,
+    }
+}
+
+/// A run under way.
+struct Embedded {
+    spec: JobSpec,
+    pipeline: Arc<Pipeline>,
+    broker: Arc<MemoryBroker>,
+    ledger: Arc<MemoryLedger>,
+    shutdown: Shutdown,
+    quiet: bool,
+}
+
+impl Embedded {
+    /// Plans and waits until the job is finished, interrupted, or cannot go on.
+    async fn follow(&self) -> Result<()> {
+        let mut finished = self.pipeline.finished.subscribe();
+        let mut display = Display::new(self.quiet);
+        let mut planning = self.plan();
+        let mut planned = false;
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                ended = &mut planning, if !planned => {
+                    ended??;
+                    planned = true;
+                }
+                changed = finished.changed() => {
+                    changed.expect("the pipeline outlives this loop");
+                    break;
+                }
+                () = self.shutdown.draining.cancelled() => break,
+                _ = tick.tick() => {}
+            }
+            if let Some(progress) = self.ledger.progress(&self.spec.job).await? {
+                display.show(&progress);
+                if planned {
+                    self.check_stuck(&progress).await?;
+                }
+            }
+        }
+        display.end();
+        Ok(())
+    }
+
+    fn plan(&self) -> JoinHandle<Result<Planned, PlanError>> {
+        let (spec, stores) = (self.spec.clone(), self.pipeline.stores.clone());
+        let (broker, ledger) = (self.broker.clone(), self.ledger.clone());
+        let cancel = self.shutdown.draining.clone();
+        tokio::spawn(async move {
+            let ctx = Enlisting {
+                spec: &spec,
+                stores: &stores,
+                broker: &*broker,
+                ledger: &*ledger,
+                window: PUBLISH_WINDOW,
+            };
+            enlist(ctx, &mut |_| {}, &cancel).await
+        })
+    }
+
+    /// Once every batch is either done or in the dead letters, the job will not get any further.
+    async fn check_stuck(&self, progress: &Progress) -> Result<()> {
+        let dead = self.broker.dead_letters();
+        let Some(first) = dead.first() else { return Ok(()) };
+        if progress.batches_done + (dead.len() as u64) < progress.batches_planned {
+            return Ok(());
+        }
+        Err(anyhow!(
+            "{} of {} batches could not be completed: {}; what is done is kept, run the same command again to \
+             try the rest",
+            dead.len(),
+            progress.batches_planned,
+            first.reason
+        ))
+    }
+
+    async fn conclude(&self, args: &RunArgs, output: OutputFormat, started: Instant) -> Result<u8> {
+        let progress = self.ledger.progress(&self.spec.job).await?.context("the job was opened")?;
+        let done = progress.images_ok + progress.images_failed;
+        if progress.state != JobState::Complete {
+            let more = if progress.state == JobState::Enqueuing { " or more" } else { "" };
+            eprintln!(
+                "interrupted: {done} of {}{more} images are done; run the same command again to go on",
+                progress.images_planned
+            );
+            return Ok(self
+                .shutdown
+                .exit_code()
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(exit::FAILED));
+        }
+        let report = Report {
+            progress: &progress,
+            meters: &self.pipeline.meters,
+            elapsed: started.elapsed(),
+            computed: self.pipeline.meters.computed(),
+            threads: args.compute.thread_count(),
+        };
+        match output {
+            OutputFormat::Json => println!("{}", report.json()),
+            OutputFormat::Text => print!("{}", report.text()),
+        }
+        Ok(if args.strict && progress.images_failed > 0 { exit::FAILED_IMAGES } else { exit::OK })
+    }
+}
