@@ -342,13 +342,14 @@ impl Storage for LocalStorage {
 
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome, StorageError> {
         self.blocking(key, move |store, key, path| {
-            // Not decisive, only cheap: what is there already need not be written a second time.
-            if path.symlink_metadata().is_ok() {
-                return Ok(PutOutcome::AlreadyExists);
-            }
-            let temporary = store.write_temporary(key, path, &bytes)?;
-            let won = temporary.claim(path).map_err(|e| store.failed(key, &e))?;
-            // The loser too: once told that the object exists, it must be able to rely on it.
+            // The look is not decisive, only cheap: what is there need not be written a second time.
+            let won = if path.symlink_metadata().is_ok() {
+                false
+            } else {
+                let temporary = store.write_temporary(key, path, &bytes)?;
+                temporary.claim(path).map_err(|e| store.failed(key, &e))?
+            };
+            // The loser too: who is told that the object exists must be able to rely on it.
             sync_parent(path).map_err(|e| store.failed(key, &e))?;
             Ok(if won { PutOutcome::Created } else { PutOutcome::AlreadyExists })
         })

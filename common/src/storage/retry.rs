@@ -6,7 +6,7 @@
 //! is there, never take the answer for a loss.
 
 use super::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError};
-use crate::retry::{Backoff, RetryPolicy, retry};
+use crate::retry::{Backoff, RetryPolicy, log_retry, retry};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{
@@ -81,7 +81,7 @@ impl<S: Storage> Storage for RetryingStorage<S> {
                         if !error.is_transient() || since.elapsed() + pause > self.policy.max_elapsed {
                             return Some((Err(error), None));
                         }
-                        tracing::debug!(%error, "listing again from the last key");
+                        log_retry(&error, pause);
                         tokio::time::sleep(pause).await;
                         listing.pages = self.inner.list(&listing.prefix, listing.after.as_deref());
                     }

@@ -3,6 +3,10 @@
 //! Endpoint, region, credentials and profiles come from where the AWS tools look for them. One request is
 //! one attempt here; [`RetryingStorage`] around it tries again. It must never put a secret into an error,
 //! and never read a body before it knows that the caller wants that many bytes.
+//!
+//! Listings come in the order of the store, which is byte order on S3. SeaweedFS compares folder by folder
+//! (`a/b/2.jpg` before `a/b.jpg`); its `start_after` follows that order, so whoever goes on behind the last
+//! key that it was given misses nothing there either.
 
 mod errors;
 
