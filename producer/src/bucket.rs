@@ -4,7 +4,7 @@
 //! Reads kilobytes per part and never a row; writes nothing.
 
 use crate::{errors::Stop, target};
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, TryStreamExt, stream};
 use std::sync::Arc;
 use trawl_common::{
     job::JobSpec,
@@ -90,7 +90,13 @@ async fn plan(store: &dyn Storage, layout: &OutputLayout, progress: &mut Progres
     let mut last = None;
     let mut pages = store.list(&layout.plan_prefix(), None);
     while let Some(page) = pages.try_next().await? {
-        last = page.objects.into_iter().map(|o| o.key).filter(|key| key.ends_with(".parquet")).next_back().or(last);
+        last = page
+            .objects
+            .into_iter()
+            .map(|o| o.key)
+            .filter(|key| key.ends_with(".parquet"))
+            .next_back()
+            .or(last);
     }
     if let Some(key) = last {
         let footer = PlanFileFooter::fetch(store, &key).await?;

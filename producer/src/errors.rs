@@ -1,14 +1,16 @@
 //! What a command that does not succeed says, and the exit code that scripts read from it.
 //!
 //! The typed errors of the seams are turned into one [`Stop`] each, here and nowhere else: the first line
-//! names what went wrong with its causes, the hint names the next step. The exit codes are those of
-//! [`trawl_common::config::exit`]. Nothing here may print a URL that could carry a password.
+//! names what went wrong with its causes, the hint names the next step. The exit codes of the seams' errors
+//! are [`trawl_common::exit`]'s, so that both binaries agree. Nothing here may print a URL that could carry a
+//! password.
 
 use std::{error::Error, fmt::Write as _, io};
 use trawl_common::{
     broker::BrokerError,
     bundle::BundleError,
     config::exit,
+    exit::code_of,
     job::{InvalidName, JobSpecError},
     ledger::LedgerError,
     location::LocationError,
@@ -16,6 +18,7 @@ use trawl_common::{
     planning::PlanError,
     results::{footer::FetchFooterError, manifest::ManifestError, plan_file::PlanFileError},
     storage::StorageError,
+    telemetry::TelemetryError,
 };
 
 /// The end of a command that did not do what was asked.
@@ -103,19 +106,13 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// The exit code of a store's error.
-pub fn storage_code(error: &StorageError) -> u8 {
-    match error {
-        StorageError::NotFound { .. } | StorageError::NoSuchStore { .. } => exit::NOT_FOUND,
-        StorageError::Forbidden { .. } | StorageError::Invalid { .. } => exit::USAGE,
-        StorageError::Transient { .. } => exit::TRANSIENT,
-        StorageError::TooLarge { .. } | StorageError::Other { .. } => exit::FAILED,
-    }
+fn coded(error: &(dyn Error + 'static)) -> Stop {
+    Stop::of(code_of(error), error)
 }
 
 impl From<StorageError> for Stop {
     fn from(error: StorageError) -> Self {
-        let stop = Self::of(storage_code(&error), &error);
+        let stop = coded(&error);
         match error {
             StorageError::Transient { .. } => {
                 stop.hint("check the network and AWS_ENDPOINT_URL, then give the same command again")
@@ -127,16 +124,7 @@ impl From<StorageError> for Stop {
 
 impl From<BrokerError> for Stop {
     fn from(error: BrokerError) -> Self {
-        let code = match &error {
-            BrokerError::Unreachable { .. } | BrokerError::Unconfirmed { .. } | BrokerError::Stale => {
-                exit::TRANSIENT
-            }
-            BrokerError::AccessRefused { .. } | BrokerError::Precondition { .. } | BrokerError::BadUrl(_) => {
-                exit::USAGE
-            }
-            BrokerError::Unroutable { .. } | BrokerError::Closed => exit::FAILED,
-        };
-        let stop = Self::of(code, &error);
+        let stop = coded(&error);
         match error {
             BrokerError::Precondition { .. } => {
                 stop.hint("the queue was made with other settings: choose another --queue, or delete it once it is empty")
@@ -149,12 +137,7 @@ impl From<BrokerError> for Stop {
 
 impl From<LedgerError> for Stop {
     fn from(error: LedgerError) -> Self {
-        let code = match &error {
-            LedgerError::Unreachable { .. } => exit::TRANSIENT,
-            LedgerError::AccessRefused { .. } | LedgerError::BadUrl(_) => exit::USAGE,
-            LedgerError::Other { .. } => exit::FAILED,
-        };
-        let stop = Self::of(code, &error);
+        let stop = coded(&error);
         match error {
             LedgerError::Unreachable { .. } => {
                 stop.hint("`trawl status OUT` reads the output itself and needs no Redis; `trawl doctor` checks every service")
@@ -166,26 +149,31 @@ impl From<LedgerError> for Stop {
 
 impl From<ModelFileError> for Stop {
     fn from(error: ModelFileError) -> Self {
-        let code = match &error {
-            // A model that is not there is a wrong flag.
-            ModelFileError::Storage(e) if e.is_not_found() => exit::USAGE,
-            ModelFileError::Storage(e) => storage_code(e),
-            ModelFileError::Io { .. } | ModelFileError::Digest { .. } => exit::USAGE,
-        };
-        let stop = Self::of(code, &error);
-        if code == exit::USAGE { stop.hint("--model takes a bundle; `python worker/models/export.py` makes one") } else { stop }
+        let stop = coded(&error);
+        match stop.code {
+            exit::USAGE | exit::NOT_FOUND => {
+                stop.hint("--model takes a bundle; `python worker/models/export.py` makes one")
+            }
+            _ => stop,
+        }
     }
 }
 
 impl From<BundleError> for Stop {
     fn from(error: BundleError) -> Self {
-        Self::of(exit::USAGE, &error)
+        coded(&error)
     }
 }
 
 impl From<LocationError> for Stop {
     fn from(error: LocationError) -> Self {
-        Self::of(exit::USAGE, &error)
+        coded(&error)
+    }
+}
+
+impl From<TelemetryError> for Stop {
+    fn from(error: TelemetryError) -> Self {
+        coded(&error)
     }
 }
 
@@ -271,7 +259,8 @@ mod tests {
         assert_eq!(Stop::from(ModelFileError::from(transient())).code, 5);
         assert_eq!(Stop::from(StorageError::NoSuchStore { store: "s3://b".into() }).code, 4);
         assert_eq!(Stop::from(StorageError::Forbidden { key: "k".into(), reason: "no".into() }).code, 2);
-        assert_eq!(Stop::from(ModelFileError::from(StorageError::NotFound { key: "m".into() })).code, 2);
+        let gone = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(Stop::from(ModelFileError::Io { path: "m.pt".into(), source: gone }).code, 2);
         let away = || ("127.0.0.1:1".to_owned(), "refused".to_owned());
         let (broker, reason) = away();
         assert_eq!(Stop::from(BrokerError::Unreachable { broker, reason }).code, 5);

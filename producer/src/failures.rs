@@ -58,7 +58,9 @@ pub async fn run(
         }
         let printed = rows.iter().map(PrintedRow::from);
         match output {
-            OutputFormat::Json => printed.map(|row| report::print_json(out, &row)).collect::<Result<(), _>>()?,
+            OutputFormat::Json => {
+                printed.map(|row| report::print_json(out, &row)).collect::<Result<(), _>>()?
+            }
             OutputFormat::Text => {
                 let cells: Vec<_> = printed.map(|row| row.failure_cells()).collect();
                 table.print(out, &cells)?;
@@ -94,7 +96,8 @@ fn summary(failed: &BTreeMap<ErrorCode, u64>, total: u64, cut: bool) -> String {
     }
     let mut by_code: Vec<_> = failed.iter().collect();
     by_code.sort_by_key(|(code, n)| (std::cmp::Reverse(**n), code.as_str()));
-    let by_code: Vec<String> = by_code.iter().map(|(code, n)| format!("{code} {}", text::count(**n))).collect();
+    let by_code: Vec<String> =
+        by_code.iter().map(|(code, n)| format!("{code} {}", text::count(**n))).collect();
     format!("{} failed of {rows}: {}", text::count(all), by_code.join(", "))
 }
 

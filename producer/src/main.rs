@@ -73,7 +73,7 @@ fn start(cli: Cli) -> Result<u8, Stop> {
         2 => Level::DEBUG,
         _ => Level::TRACE,
     };
-    telemetry::init(global.log_format, level).map_err(|error| Stop::usage(errors::chain(&error)))?;
+    telemetry::init(global.log_format, level)?;
     tls::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
@@ -108,7 +108,10 @@ fn context(global: GlobalArgs) -> Result<Context, Stop> {
 }
 
 async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result<u8, Stop> {
-    let ledger = async || -> Result<Box<dyn Ledger>, Stop> { Ok(Box::new(connect::ledger(&cx.services).await?)) };
+    let ledger = async || -> Result<Box<dyn Ledger>, Stop> {
+        let ledger: Box<dyn Ledger> = Box::new(connect::ledger(&cx.services).await?);
+        Ok(ledger)
+    };
     let terminal_width = match cx.output {
         OutputFormat::Text => table::stdout_width(),
         OutputFormat::Json => None,

@@ -39,7 +39,12 @@ pub async fn run(stores: &Arc<Stores>, place: &Location, printing: Printing<'_>)
     let store = stores.open(place).await;
     let mut parts = pin!(rows::of_parts(store.as_ref(), &layout));
     let mut table = Table::new(
-        &[("KEY", Align::Left), ("STATUS", Align::Left), ("LABEL", Align::Left), ("CONFIDENCE", Align::Right)],
+        &[
+            ("KEY", Align::Left),
+            ("STATUS", Align::Left),
+            ("LABEL", Align::Left),
+            ("CONFIDENCE", Align::Right),
+        ],
         terminal_width,
     );
     let mut left = limit.unwrap_or(u64::MAX);
@@ -52,7 +57,9 @@ pub async fn run(stores: &Arc<Stores>, place: &Location, printing: Printing<'_>)
         left -= rows.len() as u64;
         let printed = rows.iter().map(PrintedRow::from);
         match output {
-            OutputFormat::Json => printed.map(|row| crate::report::print_json(out, &row)).collect::<Result<(), _>>()?,
+            OutputFormat::Json => {
+                printed.map(|row| crate::report::print_json(out, &row)).collect::<Result<(), _>>()?
+            }
             OutputFormat::Text => {
                 let cells: Vec<_> = printed.map(|row| row.result_cells()).collect();
                 table.print(out, &cells)?;

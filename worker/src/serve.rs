@@ -36,9 +36,9 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
     let (pipeline, threads) = assemble::pipeline(&args.compute, devices, args.queue.clone(), seams, None);
     if let Some(address) = args.http {
-        http::serve(address, pipeline.meters.clone(), consumer.attached())
-            .await
-            .with_context(|| format!("the health endpoint cannot listen on {address}: choose another --http"))?;
+        http::serve(address, pipeline.meters.clone(), consumer.attached()).await.with_context(|| {
+            format!("the health endpoint cannot listen on {address}: choose another --http")
+        })?;
     }
     tracing::info!(
         worker = %pipeline.worker, queue = %args.queue, device = %shown.join(","),

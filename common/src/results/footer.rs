@@ -150,8 +150,7 @@ impl FooterEntries {
     /// # Errors
     /// [`FooterError`] if it is missing or does not parse.
     pub fn json<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<T, FooterError> {
-        serde_json::from_str(self.text(name)?)
-            .map_err(|e| FooterError::Bad { name, reason: e.to_string() })
+        serde_json::from_str(self.text(name)?).map_err(|e| FooterError::Bad { name, reason: e.to_string() })
     }
 }
 

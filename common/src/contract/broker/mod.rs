@@ -11,7 +11,8 @@ pub use rabbit::{crash_is_survived, rabbit_only};
 
 use crate::{
     broker::{
-        Broker, BrokerError, Consumer, Delivery, Disposition, Publication, QueueDepth, topology::RetryPolicy,
+        Broker, BrokerError, Consumer, Delivery, Disposition, Publication, QueueDepth,
+        topology::{DELIVERY_LIMIT, RetryPolicy},
     },
     job::QueueName,
 };
@@ -60,6 +61,7 @@ where
     retry_comes_back_later(broker).await;
     used_up_attempts_become_a_dead_letter(broker).await;
     dead_letter_is_counted(broker).await;
+    killer_becomes_a_dead_letter(broker).await;
     depth_follows_the_queue(broker).await;
     cancel_gives_back_what_was_not_handed_out(broker).await;
     dropped_consumer_gives_back(broker).await;
@@ -257,6 +259,19 @@ async fn dead_letter_is_counted(broker: &dyn Broker) {
     // Longer than a header may be, and not ASCII.
     let verdict = Disposition::DeadLetter { reason: "unlesbar: ä".repeat(1_000) };
     soon("a dead letter", delivery.settle(verdict)).await.expect("a dead letter");
+    until_dead(broker, dead + 1).await;
+    nothing_comes(&mut consumer).await;
+}
+
+/// A message that nobody lives to settle must not go round for ever.
+async fn killer_becomes_a_dead_letter(broker: &dyn Broker) {
+    let queue = fresh_queue("killer");
+    let mut consumer = subscribe(broker, &queue, 1).await;
+    let dead = broker.dead_depth().await.expect("the dead letters");
+    publish(broker, &queue, "killer").await;
+    for attempt in 0..=DELIVERY_LIMIT {
+        assert_eq!(next(&mut consumer).await.attempt, attempt);
+    }
     until_dead(broker, dead + 1).await;
     nothing_comes(&mut consumer).await;
 }
