@@ -274,6 +274,8 @@ impl Output<'_> {
             parts: Vec::with_capacity(parts.len()),
         };
         let batches = parts.iter().zip(planned).map(|((&number, &bytes), &images)| (number, bytes, images));
+        // Collected: a stream over a borrowing closure is not `Send` for every lifetime.
+        let batches: Vec<(u64, u64, u64)> = batches.collect();
         let fetch = |(number, bytes, images): (u64, u64, u64)| async move {
             let key = self.layout.part(BatchNumber(number));
             let footer = read_footer(self.store, &key).await?;

@@ -1,2 +1,165 @@
-//! Stub.
-fn main() {}
+//! The `trawl` command: submit a job, follow it, read its results.
+//!
+//! Starts in milliseconds: no torch is linked, and nothing connects that a command does not need. Data goes
+//! to stdout, everything else to stderr; the exit codes are fixed. Each command is a file; this one only
+//! wires them up.
+
+mod bucket;
+mod cancel;
+mod cli;
+mod completions;
+mod connect;
+mod doctor;
+mod errors;
+mod failures;
+mod jobs;
+mod progress;
+mod report;
+mod results;
+mod rows;
+mod run;
+mod status;
+mod submit;
+mod table;
+mod target;
+mod text;
+mod watch;
+
+use clap::Parser;
+use cli::{Cli, Command, GlobalArgs, JobsArgs};
+use connect::Context;
+use errors::Stop;
+use results::Printing;
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, BufWriter, Write},
+    process::ExitCode,
+};
+use tracing::Level;
+use trawl_common::{
+    config::{OutputFormat, unix_ms},
+    ledger::Ledger,
+    shutdown::Shutdown,
+    storage::Stores,
+    telemetry, tls,
+};
+
+/// Threads that drive requests; the work of this command is waiting.
+const RUNTIME_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    let ended = match run::requested(&arguments) {
+        Some(arguments) => Err(run::hand_over(&arguments)),
+        None => start(Cli::parse()),
+    };
+    let code = ended.unwrap_or_else(|stop| {
+        let lines = stop.lines();
+        if !lines.is_empty() {
+            // Nobody may be left to read it.
+            let _ = writeln!(io::stderr(), "{lines}");
+        }
+        stop.code
+    });
+    ExitCode::from(code)
+}
+
+fn start(cli: Cli) -> Result<u8, Stop> {
+    let Cli { global, command } = cli;
+    let level = match global.verbose {
+        0 => Level::WARN,
+        1 => Level::INFO,
+        2 => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    telemetry::init(global.log_format, level)?;
+    tls::install_crypto_provider();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| Stop::failed(format!("no threads can be started: {error}")))?;
+    // Rust ignores SIGPIPE and that stays so: resetting it would let a connection that a server closed kill
+    // the process. A reader of ours that went away is an error of `write`, and `Stop` takes it for none.
+    let mut out = BufWriter::new(io::stdout());
+    let ended = runtime.block_on(async {
+        let cx = context(global)?;
+        dispatch(&cx, command, &mut out).await
+    });
+    let flushed = out.flush();
+    // Threads that still wait for a server must not hold the exit up.
+    runtime.shutdown_background();
+    let code = ended?;
+    flushed?;
+    Ok(code)
+}
+
+fn context(global: GlobalArgs) -> Result<Context, Stop> {
+    let base_dir = env::current_dir()
+        .map_err(|error| Stop::failed(format!("the working directory cannot be found: {error}")))?;
+    Ok(Context {
+        output: global.output,
+        services: global.services,
+        stores: Stores::new(),
+        base_dir,
+        shutdown: Shutdown::manual(),
+    })
+}
+
+async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result<u8, Stop> {
+    let ledger = async || -> Result<Box<dyn Ledger>, Stop> {
+        let ledger: Box<dyn Ledger> = Box::new(connect::ledger(&cx.services).await?);
+        Ok(ledger)
+    };
+    let terminal_width = match cx.output {
+        OutputFormat::Text => table::stdout_width(),
+        OutputFormat::Json => None,
+    };
+    match command {
+        // Taken before the command line was parsed.
+        Command::Run { .. } => Err(run::missing()),
+        Command::Submit(args) => submit::run(&listening(cx), &args, out).await,
+        Command::Watch { target, strict } => watch::run(&listening(cx), &target, strict, out).await,
+        Command::Status { target: Some(text) } => {
+            let target = target::parse(&text, &cx.base_dir)?;
+            status::run(&cx.stores, target, ledger, cx.output, out).await
+        }
+        Command::Status { target: None } => list(cx, &JobsArgs::default(), terminal_width, out).await,
+        Command::Jobs(args) => list(cx, &args, terminal_width, out).await,
+        Command::Results { target, limit } => {
+            let place = target::out_of(target::parse(&target, &cx.base_dir)?, &cx.base_dir, ledger).await?;
+            results::run(&cx.stores, &place, Printing { limit, output: cx.output, terminal_width, out }).await
+        }
+        Command::Failures { target, code, limit } => {
+            let place = target::out_of(target::parse(&target, &cx.base_dir)?, &cx.base_dir, ledger).await?;
+            let printing = Printing { limit, output: cx.output, terminal_width, out };
+            failures::run(&cx.stores, &place, code, printing).await
+        }
+        Command::Cancel { job } => cancel::run(ledger().await?.as_ref(), &job, cx.output, out).await,
+        Command::Doctor(args) => doctor::run(cx, &args, out).await,
+        Command::Completions { shell } => completions::run(shell, out),
+    }
+}
+
+async fn list(
+    cx: &Context,
+    args: &JobsArgs,
+    terminal_width: Option<usize>,
+    out: &mut dyn Write,
+) -> Result<u8, Stop> {
+    let ledger = connect::ledger(&cx.services).await?;
+    jobs::run(&ledger, args.limit as usize, cx.output, terminal_width, unix_ms(), out).await
+}
+
+/// The same surroundings with an ear for SIGINT and SIGTERM. Commands that only read keep the signals'
+/// default meaning: they have nothing to end gently.
+fn listening(cx: &Context) -> Context {
+    Context {
+        output: cx.output,
+        services: cx.services.clone(),
+        stores: cx.stores.clone(),
+        base_dir: cx.base_dir.clone(),
+        shutdown: Shutdown::install(),
+    }
+}

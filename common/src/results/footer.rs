@@ -62,6 +62,11 @@ impl FetchFooterError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Storage(error) if error.is_transient())
     }
+
+    /// Whether there is no such object.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.is_not_found())
+    }
 }
 
 /// The entries of a footer, and the number of rows that Parquet itself counts.

@@ -1,0 +1,312 @@
+//! The command line: names, flags and their help. No decision is made here.
+//!
+//! Scripts depend on names, flags and exit codes. Values that cannot be right are refused while parsing,
+//! before anything connects; what comes from the environment is never shown, it may be a password.
+
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+    value_parser,
+};
+use clap_complete::Shell;
+use trawl_common::{
+    config::{JobArgs, OutputFormat, ServiceArgs},
+    error_code::ErrorCode,
+    job::{JobId, QueueName},
+    telemetry::LogFormat,
+};
+
+/// `trawl jobs` shows this many unless told otherwise: a screen full.
+const DEFAULT_JOBS: u32 = 20;
+
+/// More jobs than this are no list for a terminal, and each costs the ledger a read.
+const MAX_JOBS: i64 = 10_000;
+
+const EXAMPLES: &str = "\
+Examples:
+  trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels --watch
+  trawl status s3://bucket/labels
+  trawl results s3://bucket/labels --limit 10
+  trawl run ./photos --model resnet50.pt --out ./labels      one machine, no servers
+
+Services are named by TRAWL_AMQP_URL and TRAWL_REDIS_URL, buckets by the AWS_* variables.
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 failed images (--strict), 4 not found,
+5 a service is away: try again, 130 and 143 signals.";
+
+/// Run a PyTorch vision model over every image in a bucket
+#[derive(Debug, Parser)]
+#[command(name = "trawl", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// How to print: for people, or JSON (one document, or a line each for streams)
+    #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
+    pub output: OutputFormat,
+
+    /// How log lines look; they go to stderr
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Pretty, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+
+    /// Log more: -v what is done, -vv how (TRAWL_LOG takes a filter)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Where the services are.
+    #[command(flatten)]
+    pub services: ServiceArgs,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Enqueue a job and print its id
+    ///
+    /// Lists the sources, writes the plan into OUT and enqueues batches for the workers. Giving the same
+    /// command again resumes where it stopped; nothing is done twice.
+    #[command(after_help = "\
+Examples:
+  trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels
+  trawl submit ./photos --model s3://models/vit.pt --out ./labels --include '*.jpg' --limit 1000 --watch
+  trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels --dry-run")]
+    Submit(SubmitArgs),
+
+    /// Run a job on this machine, without servers (hands over to trawl-worker run)
+    #[command(after_help = "\
+All arguments go to `trawl-worker run`; `trawl run --help` shows its flags.
+Examples:
+  trawl run ./photos --model resnet50.pt --out ./labels")]
+    Run {
+        /// Arguments of `trawl-worker run`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<std::ffi::OsString>,
+    },
+
+    /// Show how a job stands
+    ///
+    /// By job id from the ledger; by place from the output itself, which needs neither Redis nor RabbitMQ.
+    /// Without an argument: all jobs, as `trawl jobs`.
+    #[command(after_help = "\
+Examples:
+  trawl status job-0123456789ab
+  trawl status s3://bucket/labels
+  trawl status ./labels --output json | jq .images_failed")]
+    Status {
+        /// A job id, or the output of a job: a folder or an s3:// prefix
+        #[arg(value_name = "JOB|OUT")]
+        target: Option<String>,
+    },
+
+    /// List the jobs, the newest first
+    #[command(after_help = "\
+Examples:
+  trawl jobs
+  trawl jobs --limit 1 --output json")]
+    Jobs(JobsArgs),
+
+    /// Follow a job until it ends
+    #[command(after_help = "\
+Examples:
+  trawl watch job-0123456789ab
+  trawl watch s3://bucket/labels --strict && echo all images have a prediction")]
+    Watch {
+        /// A job id, or the output of a job
+        #[arg(value_name = "JOB|OUT")]
+        target: String,
+
+        /// Exit with 3 if images failed
+        #[arg(long)]
+        strict: bool,
+    },
+
+    /// Print the rows of an output
+    #[command(after_help = "\
+Examples:
+  trawl results s3://bucket/labels --limit 10
+  trawl results ./labels --output json | jq -r 'select(.confidence > 0.9) | .key'
+  The parts are Parquet: duckdb -c \"select * from 'labels/*.parquet'\"")]
+    Results {
+        /// The output of a job, or a job id
+        #[arg(value_name = "OUT")]
+        target: String,
+
+        /// Print at most this many rows
+        #[arg(long, value_parser = value_parser!(u64).range(1..), value_name = "N")]
+        limit: Option<u64>,
+    },
+
+    /// Print the images that have no prediction, and why
+    #[command(after_help = "\
+Examples:
+  trawl failures s3://bucket/labels
+  trawl failures ./labels --code truncated --output json | jq -r .key")]
+    Failures {
+        /// The output of a job, or a job id
+        #[arg(value_name = "OUT")]
+        target: String,
+
+        /// Print only failures with this code
+        #[arg(long, value_parser = error_code(), value_name = "CODE")]
+        code: Option<ErrorCode>,
+
+        /// Print at most this many rows
+        #[arg(long, value_parser = value_parser!(u64).range(1..), value_name = "N")]
+        limit: Option<u64>,
+    },
+
+    /// Give a job up; what is written stays
+    #[command(after_help = "\
+Examples:
+  trawl cancel job-0123456789ab")]
+    Cancel {
+        /// The job id
+        job: JobId,
+    },
+
+    /// Check the services, a store and a model
+    #[command(after_help = "\
+Examples:
+  trawl doctor
+  trawl doctor --store s3://bucket/labels --model resnet50.pt")]
+    Doctor(DoctorArgs),
+
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  trawl completions bash > ~/.local/share/bash-completion/completions/trawl
+  trawl completions zsh > ~/.zfunc/_trawl")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Flags of `trawl submit`.
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+
+    /// Say what would be enqueued; write and enqueue nothing
+    #[arg(long, conflicts_with = "watch")]
+    pub dry_run: bool,
+
+    /// Follow the job until it ends
+    #[arg(long)]
+    pub watch: bool,
+
+    /// With --watch: exit with 3 if images failed
+    #[arg(long, requires = "watch")]
+    pub strict: bool,
+}
+
+/// Flags of `trawl jobs`.
+#[derive(Debug, Args)]
+pub struct JobsArgs {
+    /// Show at most this many
+    #[arg(long, default_value_t = DEFAULT_JOBS, value_parser = value_parser!(u32).range(1..=MAX_JOBS), value_name = "N")]
+    pub limit: u32,
+}
+
+/// Flags of `trawl doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Check this folder or s3:// prefix: write, read, create-only writes, list, delete
+    #[arg(long, value_name = "PLACE")]
+    pub store: Option<String>,
+
+    /// Check this model bundle
+    #[arg(long, value_name = "BUNDLE")]
+    pub model: Option<String>,
+
+    /// The queue to look at
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub queue: QueueName,
+}
+
+impl Default for JobsArgs {
+    fn default() -> Self {
+        Self { limit: DEFAULT_JOBS }
+    }
+}
+
+/// Parses an error code and names all of them in the help.
+fn error_code() -> impl TypedValueParser<Value = ErrorCode> {
+    PossibleValuesParser::new(ErrorCode::ALL.iter().map(|code| code.as_str()))
+        .try_map(|text| text.parse::<ErrorCode>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, error::ErrorKind};
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_holds() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{} has no examples", command.get_name());
+        }
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in ["trawl --output json -vv jobs", "trawl jobs --output json -vv"] {
+            let cli = parse(line).unwrap();
+            assert_eq!((cli.global.output, cli.global.verbose), (OutputFormat::Json, 2));
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_right_are_refused() {
+        let job = "s --model m --out o";
+        for line in [
+            &format!("trawl submit {job} --limit 0"),
+            &format!("trawl submit {job} --batch-size 0"),
+            &format!("trawl submit {job} --batch-size 10001"),
+            &format!("trawl submit {job} --topk 0"),
+            &format!("trawl submit {job} --job-id a/b"),
+            "trawl results o --limit 0",
+            "trawl jobs --limit 0",
+            "trawl failures o --code no_such_code",
+            "trawl cancel a/b",
+        ] {
+            let kind = parse(line).unwrap_err().kind();
+            assert!(matches!(kind, ErrorKind::ValueValidation | ErrorKind::InvalidValue), "{line}: {kind:?}");
+        }
+        assert_eq!(
+            parse(&format!("trawl submit {job} --strict")).unwrap_err().kind(),
+            ErrorKind::MissingRequiredArgument
+        );
+        assert_eq!(
+            parse(&format!("trawl submit {job} --dry-run --watch")).unwrap_err().kind(),
+            ErrorKind::ArgumentConflict
+        );
+    }
+
+    #[test]
+    fn no_secret_is_in_the_help() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(!help.contains("guest:guest"), "{help}");
+    }
+}

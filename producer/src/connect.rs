@@ -1,0 +1,44 @@
+//! What every command runs in: the flags, the stores, and the way to the services.
+//!
+//! Connections are made only by the commands that need them, so that the output can be read with Redis and
+//! RabbitMQ gone. No URL is printed here: the errors of the seams name host and port.
+
+use crate::errors::Stop;
+use std::{path::PathBuf, sync::Arc};
+use trawl_common::{
+    broker::rabbit::RabbitBroker,
+    config::{OutputFormat, ServiceArgs},
+    ledger::redis::RedisLedger,
+    shutdown::Shutdown,
+    storage::Stores,
+};
+
+/// The surroundings of a command.
+pub struct Context {
+    /// How to print.
+    pub output: OutputFormat,
+    /// Where the services are.
+    pub services: ServiceArgs,
+    /// The open stores.
+    pub stores: Arc<Stores>,
+    /// The working directory, where relative names start from.
+    pub base_dir: PathBuf,
+    /// Told by SIGINT and SIGTERM.
+    pub shutdown: Shutdown,
+}
+
+/// Connects to RabbitMQ.
+///
+/// # Errors
+/// Transient if it is away, usage if it refuses us.
+pub async fn broker(services: &ServiceArgs) -> Result<RabbitBroker, Stop> {
+    Ok(RabbitBroker::connect(&services.amqp_url).await?)
+}
+
+/// Connects to Redis.
+///
+/// # Errors
+/// Transient if it is away, usage if it refuses us.
+pub async fn ledger(services: &ServiceArgs) -> Result<RedisLedger, Stop> {
+    Ok(RedisLedger::connect(&services.redis_url).await?)
+}

@@ -1,0 +1,115 @@
+//! `trawl failures`: the images of an output that have no prediction, and why.
+//!
+//! A part whose footer counts no failure is not read. The rows go to stdout, the sums to stderr.
+
+use crate::{
+    errors::Stop,
+    report,
+    results::Printing,
+    rows::{self, PrintedRow},
+    table::{Align, Table},
+    target, text,
+};
+use futures::TryStreamExt;
+use std::{collections::BTreeMap, pin::pin, sync::Arc};
+use trawl_common::{
+    config::{OutputFormat, exit},
+    error_code::ErrorCode,
+    location::Location,
+    results::{
+        OutputLayout,
+        row::{Outcome, ResultRow},
+    },
+    storage::Stores,
+};
+
+/// Prints the failed rows of the output at `place`, those with `code` if one is given.
+///
+/// # Errors
+/// Not found if it is no output, or what the store or the printer gives.
+pub async fn run(
+    stores: &Arc<Stores>,
+    place: &Location,
+    code: Option<ErrorCode>,
+    printing: Printing<'_>,
+) -> Result<u8, Stop> {
+    let Printing { limit, output, terminal_width, out } = printing;
+    let layout = OutputLayout::new(place.clone());
+    let store = stores.open(place).await;
+    let mut footers = pin!(rows::footers(store.as_ref(), &layout));
+    let mut table =
+        Table::new(&[("KEY", Align::Left), ("CODE", Align::Left), ("MESSAGE", Align::Left)], terminal_width);
+    let mut left = limit.unwrap_or(u64::MAX);
+    let (mut parts, mut failed, mut total) = (0_u64, BTreeMap::<ErrorCode, u64>::new(), 0_u64);
+    while left > 0
+        && let Some((key, footer)) = footers.try_next().await?
+    {
+        parts += 1;
+        total += footer.rows;
+        if footer.failures == 0 || code.is_some_and(|code| !footer.errors.contains_key(&code)) {
+            continue;
+        }
+        let mut rows = rows::of_part(store.as_ref(), &key).await?;
+        rows.retain(|row| failure(row).is_some_and(|found| code.is_none_or(|code| code == found)));
+        rows.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= rows.len() as u64;
+        for found in rows.iter().filter_map(failure) {
+            *failed.entry(found).or_default() += 1;
+        }
+        let printed = rows.iter().map(PrintedRow::from);
+        match output {
+            OutputFormat::Json => {
+                printed.map(|row| report::print_json(out, &row)).collect::<Result<(), _>>()?
+            }
+            OutputFormat::Text => {
+                let cells: Vec<_> = printed.map(|row| row.failure_cells()).collect();
+                table.print(out, &cells)?;
+            }
+        }
+    }
+    if parts == 0 {
+        let spec = target::spec(stores, place).await?;
+        eprintln!("job {} has no results yet: `trawl status {place}` says how it stands", spec.job);
+    } else {
+        out.flush()?;
+        eprintln!("{}", summary(&failed, total, left == 0));
+    }
+    Ok(exit::OK)
+}
+
+fn failure(row: &ResultRow) -> Option<ErrorCode> {
+    match &row.outcome {
+        Outcome::Failed { code, .. } => Some(*code),
+        Outcome::Ok(_) | Outcome::OkTruncated(_) => None,
+    }
+}
+
+/// The sums in one line.
+fn summary(failed: &BTreeMap<ErrorCode, u64>, total: u64, cut: bool) -> String {
+    let all: u64 = failed.values().sum();
+    let rows = text::counted(total, "row", "rows");
+    if cut {
+        return format!("stopped at --limit {all}: there may be more");
+    }
+    if all == 0 {
+        return format!("no such failures in {rows}");
+    }
+    let mut by_code: Vec<_> = failed.iter().collect();
+    by_code.sort_by_key(|(code, n)| (std::cmp::Reverse(**n), code.as_str()));
+    let by_code: Vec<String> =
+        by_code.iter().map(|(code, n)| format!("{code} {}", text::count(**n))).collect();
+    format!("{} failed of {rows}: {}", text::count(all), by_code.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_in_the_order_of_their_weight() {
+        let failed = [(ErrorCode::Corrupt, 1), (ErrorCode::Truncated, 1200)].into();
+        assert_eq!(summary(&failed, 5000, false), "1,201 failed of 5,000 rows: truncated 1,200, corrupt 1");
+        assert_eq!(summary(&BTreeMap::new(), 1, false), "no such failures in 1 row");
+        assert!(summary(&failed, 5000, true).contains("may be more"));
+    }
+}

@@ -1,0 +1,205 @@
+//! A job's standing, as a block of text or a JSON document.
+//!
+//! The counters come from the ledger or, without it, from the output itself; both end here, so that
+//! `status`, `watch` and `submit --watch` say the same thing in the same words. The JSON keys are fixed:
+//! scripts depend on them.
+
+use crate::text;
+use serde::Serialize;
+use std::io::{self, Write};
+use trawl_common::ledger::{JobState, Progress};
+
+/// Who counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Redis: quick, and with a rate.
+    Ledger,
+    /// The output's own files: exact, and there whatever became of the services.
+    Output,
+}
+
+/// What `status` prints.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The counters.
+    #[serde(flatten)]
+    pub progress: Progress,
+    /// Who counted them.
+    pub counted_from: Source,
+}
+
+/// A state's name, as JSON has it.
+pub fn state(state: JobState) -> &'static str {
+    match state {
+        JobState::Enqueuing => "enqueuing",
+        JobState::Running => "running",
+        JobState::Complete => "complete",
+        JobState::Paused => "paused",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+impl Report {
+    /// One JSON document in one line.
+    ///
+    /// # Errors
+    /// What the writer gives.
+    pub fn json(&self, out: &mut dyn Write) -> io::Result<()> {
+        print_json(out, self)
+    }
+
+    /// A block for people.
+    ///
+    /// # Errors
+    /// What the writer gives.
+    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let p = &self.progress;
+        let done = p.images_ok + p.images_failed;
+        writeln!(out, "job      {}", p.job)?;
+        writeln!(out, "state    {}", state(p.state))?;
+        writeln!(out, "out      {}", text::printable(&p.out))?;
+        writeln!(
+            out,
+            "images   {} {}  {} of {}",
+            text::bar(done, p.images_planned),
+            text::percent(done, p.images_planned),
+            text::count(done),
+            planned(p),
+        )?;
+        writeln!(out, "         {} ok, {} failed", text::count(p.images_ok), text::count(p.images_failed))?;
+        writeln!(out, "batches  {} of {}", text::count(p.batches_done), text::count(p.batches_planned))?;
+        if !p.errors.is_empty() {
+            writeln!(out, "errors   {}", errors(p))?;
+        }
+        if let Some(pace) = pace(p) {
+            writeln!(out, "rate     {pace}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints one JSON document in one line.
+///
+/// # Errors
+/// What the writer gives.
+pub fn print_json(out: &mut dyn Write, document: &impl Serialize) -> io::Result<()> {
+    let json = serde_json::to_string(document).map_err(io::Error::other)?;
+    writeln!(out, "{json}")
+}
+
+/// A job's standing in one line.
+pub fn line(p: &Progress) -> String {
+    let done = p.images_ok + p.images_failed;
+    let mut line = format!(
+        "{}: {} of {} ({})",
+        state(p.state),
+        text::count(done),
+        planned(p),
+        text::percent(done, p.images_planned)
+    );
+    if p.images_failed > 0 {
+        line.push_str(&format!(", {} failed", text::count(p.images_failed)));
+    }
+    if let Some(pace) = pace(p) {
+        line.push_str(", ");
+        line.push_str(&pace);
+    }
+    line
+}
+
+/// Rate and estimate, while there is something to wait for.
+fn pace(p: &Progress) -> Option<String> {
+    let moving = matches!(p.state, JobState::Enqueuing | JobState::Running) && p.images_per_second > 0.0;
+    moving.then(|| {
+        let rate = format!("{} images/s", text::rate(p.images_per_second));
+        match p.eta_seconds {
+            Some(eta) => format!("{rate}, {} left", text::seconds(eta)),
+            None => rate,
+        }
+    })
+}
+
+/// The failed images by code, the most frequent first.
+pub fn errors(p: &Progress) -> String {
+    let mut errors: Vec<_> = p.errors.iter().filter(|(_, n)| **n > 0).collect();
+    errors.sort_by_key(|(code, n)| (std::cmp::Reverse(**n), code.as_str()));
+    errors.iter().map(|(code, n)| format!("{code} {}", text::count(**n))).collect::<Vec<_>>().join(", ")
+}
+
+/// The planned images, with the mark that there may be more.
+fn planned(p: &Progress) -> String {
+    let more = if p.state == JobState::Enqueuing { " so far" } else { "" };
+    format!("{}{more}", text::counted(p.images_planned, "image", "images"))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use trawl_common::error_code::ErrorCode;
+
+    pub(crate) fn progress(state: JobState) -> Progress {
+        Progress {
+            job: "job-1".parse().unwrap(),
+            state,
+            out: "s3://b/out".into(),
+            queue: "default".into(),
+            created_unix_ms: 1_700_000_000_000,
+            images_planned: 1000,
+            images_ok: 490,
+            images_failed: 10,
+            batches_planned: 4,
+            batches_done: 2,
+            errors: [(ErrorCode::Truncated, 3), (ErrorCode::NotAnImage, 7)].into(),
+            images_per_second: 50.0,
+            eta_seconds: Some(10.0),
+        }
+    }
+
+    #[test]
+    fn the_json_keys_are_those_that_scripts_read() {
+        let mut out = Vec::new();
+        Report { progress: progress(JobState::Running), counted_from: Source::Ledger }
+            .json(&mut out)
+            .unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let expected = serde_json::json!({
+            "job": "job-1", "state": "running", "out": "s3://b/out", "queue": "default",
+            "created_unix_ms": 1_700_000_000_000_u64, "images_planned": 1000, "images_ok": 490, "images_failed": 10,
+            "batches_planned": 4, "batches_done": 2, "errors": {"truncated": 3, "not_an_image": 7},
+            "images_per_second": 50.0, "eta_seconds": 10.0, "counted_from": "ledger",
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn the_block_says_it_all() {
+        let mut out = Vec::new();
+        Report { progress: progress(JobState::Running), counted_from: Source::Ledger }
+            .text(&mut out)
+            .unwrap();
+        let text = String::from_utf8(out).unwrap();
+        for part in [
+            "job-1",
+            "running",
+            "50 %  500 of 1,000 images",
+            "490 ok, 10 failed",
+            "2 of 4",
+            "50 images/s, 10s left",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(text.contains("errors   not_an_image 7, truncated 3"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_promised_that_is_not_known() {
+        let mut p = progress(JobState::Enqueuing);
+        p.eta_seconds = None;
+        assert_eq!(line(&p), "enqueuing: 500 of 1,000 images so far (50 %), 10 failed, 50 images/s");
+        let p = progress(JobState::Complete);
+        assert!(!line(&p).contains("left"), "a complete job has nothing left: {}", line(&p));
+    }
+}

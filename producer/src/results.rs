@@ -1,0 +1,74 @@
+//! `trawl results`: the rows of an output, in the order of the plan.
+//!
+//! Reads the bucket alone. What is not done yet has no rows; nothing is waited for.
+
+use crate::{
+    errors::Stop,
+    rows::{self, PrintedRow},
+    table::{Align, Table},
+    target,
+};
+use futures::TryStreamExt;
+use std::{io::Write, pin::pin, sync::Arc};
+use trawl_common::{
+    config::{OutputFormat, exit},
+    location::Location,
+    results::OutputLayout,
+    storage::Stores,
+};
+
+/// Where and how rows are printed.
+pub struct Printing<'a> {
+    /// Rows at most.
+    pub limit: Option<u64>,
+    /// Table or JSON lines.
+    pub output: OutputFormat,
+    /// In characters; `None` cuts nothing.
+    pub terminal_width: Option<usize>,
+    /// The printer.
+    pub out: &'a mut dyn Write,
+}
+
+/// Prints the rows of the output at `place`.
+///
+/// # Errors
+/// Not found if it is no output, or what the store or the printer gives.
+pub async fn run(stores: &Arc<Stores>, place: &Location, printing: Printing<'_>) -> Result<u8, Stop> {
+    let Printing { limit, output, terminal_width, out } = printing;
+    let layout = OutputLayout::new(place.clone());
+    let store = stores.open(place).await;
+    let mut parts = pin!(rows::of_parts(store.as_ref(), &layout));
+    let mut table = Table::new(
+        &[
+            ("KEY", Align::Left),
+            ("STATUS", Align::Left),
+            ("LABEL", Align::Left),
+            ("CONFIDENCE", Align::Right),
+        ],
+        terminal_width,
+    );
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut any = false;
+    while left > 0
+        && let Some(mut rows) = parts.try_next().await?
+    {
+        any = true;
+        rows.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= rows.len() as u64;
+        let printed = rows.iter().map(PrintedRow::from);
+        match output {
+            OutputFormat::Json => {
+                printed.map(|row| crate::report::print_json(out, &row)).collect::<Result<(), _>>()?
+            }
+            OutputFormat::Text => {
+                let cells: Vec<_> = printed.map(|row| row.result_cells()).collect();
+                table.print(out, &cells)?;
+            }
+        }
+    }
+    if !any {
+        let spec = target::spec(stores, place).await?;
+        eprintln!("job {} has no results yet: `trawl status {place}` says how it stands", spec.job);
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,337 @@
+//! `trawl submit`: plans a job, enqueues its batches and prints its id.
+//!
+//! The order is fixed: everything that can be checked locally, then the services, then `job.json`, then the
+//! model, and only then the first message. A command that was killed anywhere is given again and goes on;
+//! nothing here may publish before the spec and the model are where a worker looks for them.
+
+use crate::{
+    bucket,
+    cli::SubmitArgs,
+    connect::{self, Context},
+    errors::Stop,
+    progress::{self, JsonLines},
+    report,
+    watch::{self, Following},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio_util::sync::CancellationToken;
+use trawl_common::{
+    broker::{Broker, rabbit::RabbitBroker},
+    bundle::{BundleError, BundleSpec, Head},
+    config::{JobArgs, OutputFormat, exit},
+    job::{JobSpec, ModelRef, hex_sha256},
+    ledger::{JobState, Ledger, redis::RedisLedger},
+    location::Location,
+    model_file::{self, ModelFile},
+    planning::{
+        DryRun, PlanError, dry_run,
+        submit::{Enlisting, Opened, Planned, enlist, open_output},
+    },
+    results::OutputLayout,
+    storage::{StorageError, Stores},
+};
+
+/// Messages under way to the broker at once: its confirms take milliseconds, so that this many make
+/// thousands of batches a second; a message of the largest batch has megabytes, so more would cost memory.
+const PUBLISH_WINDOW: usize = 32;
+
+/// A job that is ready to be placed.
+#[derive(Debug)]
+struct Prepared {
+    spec: JobSpec,
+    model: ModelFile,
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+pub struct Submitted {
+    /// As it is in the output: an earlier submission's, if this one resumed it.
+    spec: JobSpec,
+    opened: Opened,
+    /// None if there was nothing to do.
+    planned: Option<Planned>,
+}
+
+/// The services a job is placed into.
+#[derive(Clone, Copy)]
+pub struct Services<'a> {
+    stores: &'a Arc<Stores>,
+    broker: &'a dyn Broker,
+    ledger: &'a dyn Ledger,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Usage for what is wrong with the flags or the model, not found for sources and buckets, transient for
+/// services that are away, the signal's code if one came.
+pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result<u8, Stop> {
+    let stop = &cx.shutdown.draining;
+    let prepared = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Err(interrupted(cx)),
+        prepared = prepare(&args.job, &cx.base_dir, &cx.stores, &model_file::default_cache_dir()) => prepared?,
+    };
+    if args.dry_run {
+        let found = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(interrupted(cx)),
+            found = dry_run(&prepared.spec, &cx.stores) => found?,
+        };
+        print_dry_run(&prepared.spec, &found, cx.output, out)?;
+        return Ok(exit::OK);
+    }
+    let (broker, ledger) = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Err(interrupted(cx)),
+        connected = connected(cx) => connected?,
+    };
+    let services = Services { stores: &cx.stores, broker: &broker, ledger: &ledger };
+    let mut shown = progress::Enlisting::new();
+    let placed = place(services, &prepared, &mut |planned| shown.show(planned), stop).await;
+    shown.end();
+    let submitted = placed.map_err(|stop| watch::with_signal(cx, stop))?;
+    announce(&submitted, cx.output, out)?;
+    if args.watch { follow(cx, args.strict, services, &submitted, out).await } else { Ok(exit::OK) }
+}
+
+/// Connects to both services; of two that are away, both are named.
+async fn connected(cx: &Context) -> Result<(RabbitBroker, RedisLedger), Stop> {
+    match tokio::join!(connect::broker(&cx.services), connect::ledger(&cx.services)) {
+        (Ok(broker), Ok(ledger)) => Ok((broker, ledger)),
+        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
+        (Err(broker), Err(ledger)) => {
+            eprintln!("{}", broker.lines());
+            Err(ledger)
+        }
+    }
+}
+
+fn interrupted(cx: &Context) -> Stop {
+    watch::with_signal(cx, Stop::signalled(exit::INTERRUPTED, "stopped before anything was enqueued"))
+}
+
+/// Checks all that can be checked without the services, and makes the spec.
+async fn prepare(
+    args: &JobArgs,
+    base_dir: &Path,
+    stores: &Arc<Stores>,
+    cache_dir: &Path,
+) -> Result<Prepared, Stop> {
+    let out = args.out_location(base_dir)?;
+    let given = args.model_location(base_dir)?;
+    // The digest is not known yet; everything else of the spec is refused before a model is fetched.
+    args.spec(base_dir, ModelRef { location: String::new(), sha256: String::new() })?;
+    let model = model_file::obtain(stores, &given, None, cache_dir).await?;
+    let bundle = read_bundle(&given, model.path.clone()).await?;
+    if bundle.head == Head::Classification && bundle.labels.is_empty() {
+        tracing::warn!("the model `{}` has no labels: rows will have class numbers only", bundle.name);
+    }
+    let location = if given.is_local() {
+        out.with_key(OutputLayout::new(out.clone()).model(&model.sha256))
+    } else {
+        given
+    };
+    let spec =
+        args.spec(base_dir, ModelRef { location: location.to_string(), sha256: model.sha256.clone() })?;
+    Ok(Prepared { spec, model })
+}
+
+/// Reads the bundle's description as a worker will see it: from the bundle alone.
+async fn read_bundle(given: &Location, path: PathBuf) -> Result<BundleSpec, Stop> {
+    let read = tokio::task::spawn_blocking(move || {
+        let spec = BundleSpec::read(&path)?;
+        Ok::<_, BundleError>((spec, described_beside(&path)))
+    });
+    let read = read.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    let (spec, beside) = read.map_err(|error| {
+        let stop = Stop::from(error);
+        // The path in the cache says nothing to the user.
+        if given.is_local() { stop } else { Stop { message: format!("{given}: {}", stop.message), ..stop } }
+    })?;
+    if beside {
+        return Err(Stop::usage(format!(
+            "the model `{given}` is described by a .json file beside it, which workers on other machines would not get"
+        ))
+        .hint("put the description inside with `python worker/models/export.py`, or use `trawl run` on this machine"));
+    }
+    Ok(spec)
+}
+
+/// Whether a readable bundle has its description beside it and not inside.
+fn described_beside(path: &Path) -> bool {
+    if !path.with_extension("json").exists() {
+        return false;
+    }
+    // By its descriptor the same file has another name, and nothing lies beside that.
+    let Ok(file) = File::open(path) else { return false };
+    let unnamed = PathBuf::from(format!("/dev/fd/{}", file.as_raw_fd()));
+    matches!(BundleSpec::read(&unnamed), Err(BundleError::NoSpec { .. }))
+}
+
+/// Opens the output, brings the model there and enqueues the batches. Given again after it was stopped
+/// anywhere, it goes on.
+async fn place(
+    services: Services<'_>,
+    prepared: &Prepared,
+    on_progress: &mut dyn FnMut(&Planned),
+    cancel: &CancellationToken,
+) -> Result<Submitted, Stop> {
+    let Services { stores, broker, ledger } = services;
+    let opening = async {
+        broker.ensure_queue(&prepared.spec.queue).await?;
+        let (opened, spec) = open_output(&prepared.spec, stores).await?;
+        if !matches!(opened, Opened::AlreadyComplete) {
+            bring_model(stores, &spec, &prepared.model).await?;
+        }
+        Ok::<_, Stop>((opened, spec))
+    };
+    let (opened, spec) = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(PlanError::Interrupted.into()),
+        opened = opening => opened?,
+    };
+    if matches!(opened, Opened::AlreadyComplete) {
+        return Ok(Submitted { spec, opened, planned: None });
+    }
+    let enlisting = Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW };
+    let planned = enlist(enlisting, on_progress, cancel).await?;
+    Ok(Submitted { spec, opened, planned: Some(planned) })
+}
+
+/// Writes the model to where the spec says that it is, if that is in the output and it is not there yet.
+async fn bring_model(stores: &Arc<Stores>, spec: &JobSpec, model: &ModelFile) -> Result<(), Stop> {
+    let out = Location::parse(&spec.out, Path::new("/"))?;
+    let key = OutputLayout::new(out.clone()).model(&model.sha256);
+    if spec.model.location != out.with_key(key.as_str()).to_string() {
+        return Ok(());
+    }
+    let store = stores.open(&out).await;
+    match store.head(&key).await {
+        Ok(_) => return Ok(()),
+        Err(StorageError::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let (path, expected) = (model.path.clone(), model.sha256.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let bytes = std::fs::read(&path)?;
+        let same = hex_sha256(&bytes) == expected;
+        Ok::<_, io::Error>((bytes, same))
+    });
+    let read = read.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    let (bytes, same) = read.map_err(|error| {
+        Stop::usage(format!("the model file `{}` cannot be read: {error}", model.path.display()))
+    })?;
+    if !same {
+        return Err(Stop::failed(format!(
+            "the model file `{}` changed while it was read",
+            model.path.display()
+        ))
+        .hint("give the same command again once it is written"));
+    }
+    // The name has the digest: whoever was first wrote the same bytes.
+    store.put_if_absent(&key, Bytes::from(bytes)).await?;
+    Ok(())
+}
+
+/// What `submit --output json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    job: &'a str,
+    state: JobState,
+    out: &'a str,
+    queue: &'a str,
+    batches: Option<u64>,
+    images: Option<u64>,
+    published: u64,
+    skipped: Option<u64>,
+    unlistable: Option<u64>,
+    resumed: bool,
+}
+
+/// The job id alone on stdout, the rest on stderr; or the JSON document.
+fn announce(submitted: &Submitted, output: OutputFormat, out: &mut dyn Write) -> Result<(), Stop> {
+    let Submitted { spec, opened, planned } = submitted;
+    match output {
+        OutputFormat::Json => {
+            let planned = planned.as_ref();
+            let document = Document {
+                job: spec.job.as_str(),
+                state: match opened {
+                    Opened::AlreadyComplete => JobState::Complete,
+                    Opened::New | Opened::Resumed => JobState::Running,
+                },
+                out: &spec.out,
+                queue: spec.queue.as_str(),
+                batches: planned.map(|p| p.batches),
+                images: planned.map(|p| p.images),
+                published: planned.map_or(0, |p| p.published),
+                skipped: planned.map(|p| p.skipped),
+                unlistable: planned.map(|p| p.unlistable),
+                resumed: !matches!(opened, Opened::New),
+            };
+            report::print_json(out, &document)?;
+        }
+        OutputFormat::Text => {
+            match (opened, planned) {
+                (Opened::AlreadyComplete, _) | (_, None) => {
+                    eprintln!("{} is complete: nothing to do", spec.out);
+                }
+                (Opened::Resumed, Some(planned)) => eprintln!("resumed; {}", progress::enlisted(planned)),
+                (Opened::New, Some(planned)) => eprintln!("{}", progress::enlisted(planned)),
+            }
+            writeln!(out, "{}", spec.job)?;
+        }
+    }
+    // A script may read the id while --watch goes on.
+    Ok(out.flush()?)
+}
+
+/// What a dry run found.
+fn print_dry_run(
+    spec: &JobSpec,
+    found: &DryRun,
+    output: OutputFormat,
+    out: &mut dyn Write,
+) -> Result<(), Stop> {
+    let _ = (spec, found, output, out);
+    Ok(())
+}
+
+async fn follow(
+    cx: &Context,
+    strict: bool,
+    services: Services<'_>,
+    submitted: &Submitted,
+    out: &mut dyn Write,
+) -> Result<u8, Stop> {
+    let spec = &submitted.spec;
+    if matches!(submitted.opened, Opened::AlreadyComplete) {
+        let (_, progress) =
+            bucket::progress(services.stores, &Location::parse(&spec.out, Path::new("/"))?).await?;
+        eprintln!("{}", report::line(&progress));
+        let failed = strict && progress.images_failed > 0;
+        return Ok(if failed { exit::FAILED_IMAGES } else { exit::OK });
+    }
+    let following = Following {
+        ledger: services.ledger,
+        broker: Some(services.broker),
+        job: &spec.job,
+        strict,
+        stop: &cx.shutdown.draining,
+    };
+    let followed = match cx.output {
+        OutputFormat::Json => watch::follow(&following, &mut JsonLines::new(out, io::stderr())).await,
+        OutputFormat::Text => watch::follow(&following, progress::for_people().as_mut()).await,
+    };
+    let (progress, code) = followed.map_err(|stop| watch::with_signal(cx, stop))?;
+    watch::verdict(&progress, code)
+}

@@ -1,0 +1,121 @@
+//! What a command is asked about: a job by its id, or an output by its place.
+//!
+//! A text with a `/` is a place, as is the name of a folder that is there; everything else is a job id.
+
+use crate::errors::Stop;
+use std::{path::Path, sync::Arc};
+use trawl_common::{
+    job::{JobId, JobSpec},
+    ledger::Ledger,
+    location::Location,
+    results::OutputLayout,
+    storage::{StorageError, Stores},
+};
+
+/// A `job.json` of more bytes is none; a thousand sources of a kilobyte fit.
+const MAX_SPEC_BYTES: u64 = 4 << 20;
+
+/// A job or an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// By id; only the ledger knows where its output is.
+    Job(JobId),
+    /// By place; all that is asked for is in it.
+    Out(Location),
+}
+
+/// Reads a text as a target.
+///
+/// # Errors
+/// Usage, if it is neither.
+pub fn parse(text: &str, base_dir: &Path) -> Result<Target, Stop> {
+    let is_place = text.contains('/') || matches!(text, "." | "..") || base_dir.join(text).is_dir();
+    if is_place {
+        let location = Location::parse(text, base_dir)?;
+        let key = location.key().trim_end_matches('/').to_owned();
+        return Ok(Target::Out(location.with_key(key)));
+    }
+    Ok(Target::Job(text.parse()?))
+}
+
+/// The place of a target's output; the ledger is asked only for a job id.
+///
+/// # Errors
+/// Not found, or what the ledger gives.
+pub async fn out_of(
+    target: Target,
+    base_dir: &Path,
+    ledger: impl AsyncFnOnce() -> Result<Box<dyn Ledger>, Stop>,
+) -> Result<Location, Stop> {
+    match target {
+        Target::Out(out) => Ok(out),
+        Target::Job(job) => {
+            let explain = |stop: Stop| Stop {
+                message: format!(
+                    "there is no folder `{job}`, and asking the ledger for a job of this name failed: {}",
+                    stop.message
+                ),
+                ..stop
+            };
+            let ledger = ledger().await.map_err(explain)?;
+            let progress = ledger.progress(&job).await.map_err(Stop::from).map_err(explain)?;
+            let progress = progress.ok_or_else(|| unknown(&job))?;
+            Ok(Location::parse(&progress.out, base_dir)?)
+        }
+    }
+}
+
+/// The spec of the job whose output this is.
+///
+/// # Errors
+/// Not found if the place is no output, or what the store gives.
+pub async fn spec(stores: &Arc<Stores>, out: &Location) -> Result<JobSpec, Stop> {
+    let layout = OutputLayout::new(out.clone());
+    match stores.open(out).await.get(&layout.job(), MAX_SPEC_BYTES).await {
+        Ok(object) => Ok(JobSpec::parse(&object.bytes)?),
+        Err(StorageError::NotFound { .. }) => {
+            Err(Stop::not_found(format!("`{out}` is not the output of a job: it has no _trawl/job.json"))
+                .hint("`trawl jobs` lists the jobs with their outputs"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The ledger does not know the job.
+pub fn unknown(job: &JobId) -> Stop {
+    Stop::not_found(format!("job {job} is not known to the ledger"))
+        .hint("`trawl jobs` lists those it knows; a job's output can be asked too: `trawl status OUT`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trawl_common::config::exit;
+
+    #[test]
+    fn a_slash_or_a_folder_makes_a_place() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("results")).unwrap();
+        let parse = |text: &str| parse(text, dir.path());
+        assert_eq!(parse("job-0123").unwrap(), Target::Job("job-0123".parse().unwrap()));
+        let out = |text: &str| match parse(text).unwrap() {
+            Target::Out(location) => location.to_string(),
+            Target::Job(job) => panic!("{job} is a place"),
+        };
+        assert_eq!(out("s3://b/out/"), "s3://b/out");
+        assert_eq!(out("s3://b"), "s3://b");
+        assert!(out("results").ends_with("/results"));
+        assert!(out("./nowhere").ends_with("/nowhere"));
+        assert_eq!(parse("no such thing").unwrap_err().code, exit::USAGE);
+        assert_eq!(parse("ftp://x/y").unwrap_err().code, exit::USAGE);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_no_output_is_not_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = Location::parse(dir.path().to_str().unwrap(), Path::new("/")).unwrap();
+        let stop = spec(&Stores::new(), &out).await.unwrap_err();
+        assert_eq!(stop.code, exit::NOT_FOUND);
+        assert!(stop.message.contains("job.json"), "{}", stop.message);
+    }
+}
