@@ -63,8 +63,12 @@ mod tests {
         let stop = run(&ledger, &job, OutputFormat::Json, &mut out).await.unwrap_err();
         assert_eq!((stop.code, out.len()), (exit::NOT_FOUND, 0));
 
-        let record =
-            JobRecord { job: job.clone(), out: "s3://b/o".into(), queue: "default".into(), created_unix_ms: 1 };
+        let record = JobRecord {
+            job: job.clone(),
+            out: "s3://b/o".into(),
+            queue: "default".into(),
+            created_unix_ms: 1,
+        };
         ledger.open(&record).await.unwrap();
         assert_eq!(run(&ledger, &job, OutputFormat::Json, &mut out).await.unwrap(), exit::OK);
         assert_eq!(String::from_utf8(out.clone()).unwrap(), "{\"job\":\"job-1\",\"state\":\"cancelled\"}\n");

@@ -168,7 +168,10 @@ async fn store(stores: &Stores, place: &Location) -> Result<String, Stop> {
         remove_empty_folders(scratch.to_string()).await;
     }
     checked?;
-    Ok(format!("{place}: write, read, create-only write, list and delete work ({} ms)", began.elapsed().as_millis()))
+    Ok(format!(
+        "{place}: write, read, create-only write, list and delete work ({} ms)",
+        began.elapsed().as_millis()
+    ))
 }
 
 async fn exercise(store: &dyn Storage, scratch: &str) -> Result<(), Stop> {
@@ -244,11 +247,8 @@ async fn worker() -> Result<String, Stop> {
     let Some(path) = run::find_worker() else {
         return Ok(format!("`{}` is not on this machine; only `trawl run` needs it here", run::WORKER));
     };
-    let asked = tokio::process::Command::new(&path)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let asked =
+        tokio::process::Command::new(&path).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
     let failed = |reason: String| Stop::failed(format!("`{}` does not start: {reason}", path.display()));
     match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
         Err(_) => Err(failed(format!("no answer within {} s", CHECK_TIMEOUT.as_secs()))),

@@ -58,7 +58,9 @@ pub async fn run(
         }
         let printed = rows.iter().map(PrintedRow::from);
         match output {
-            OutputFormat::Json => printed.map(|row| report::print_json(out, &row)).collect::<Result<(), _>>()?,
+            OutputFormat::Json => {
+                printed.map(|row| report::print_json(out, &row)).collect::<Result<(), _>>()?
+            }
             OutputFormat::Text => {
                 let cells: Vec<_> = printed.map(|row| row.failure_cells()).collect();
                 table.print(out, &cells)?;
@@ -94,13 +96,49 @@ fn summary(failed: &BTreeMap<ErrorCode, u64>, total: u64, cut: bool) -> String {
     }
     let mut by_code: Vec<_> = failed.iter().collect();
     by_code.sort_by_key(|(code, n)| (std::cmp::Reverse(**n), code.as_str()));
-    let by_code: Vec<String> = by_code.iter().map(|(code, n)| format!("{code} {}", text::count(**n))).collect();
+    let by_code: Vec<String> =
+        by_code.iter().map(|(code, n)| format!("{code} {}", text::count(**n))).collect();
     format!("{} failed of {rows}: {}", text::count(all), by_code.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture;
+
+    async fn printed(code: Option<ErrorCode>, limit: Option<u64>) -> Vec<String> {
+        let stores = fixture::output(3, true).await;
+        let mut out = Vec::new();
+        let printing = Printing { limit, output: OutputFormat::Json, terminal_width: None, out: &mut out };
+        assert_eq!(run(&stores, &fixture::place(), code, printing).await.unwrap(), exit::OK);
+        let code =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["error_code"].clone();
+        String::from_utf8(out).unwrap().lines().map(|line| code(line).as_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn only_failures_and_only_those_asked_for() {
+        assert_eq!(printed(None, None).await, ["truncated", "corrupt", "truncated", "corrupt"]);
+        assert_eq!(printed(Some(ErrorCode::Corrupt), None).await, ["corrupt", "corrupt"]);
+        assert_eq!(printed(Some(ErrorCode::Empty), None).await, Vec::<String>::new());
+        assert_eq!(printed(None, Some(3)).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_part_without_failures_is_not_read() {
+        let stores = fixture::output(3, true).await;
+        let (store, layout) = (stores.open(&fixture::place()).await, OutputLayout::new(fixture::place()));
+        // Its footer is whole, its rows are not: reading them would fail.
+        let key = layout.part(trawl_common::batch::BatchNumber(0));
+        let mut part = store.get(&key, 1 << 20).await.unwrap().bytes.to_vec();
+        part[4..64].fill(0xff);
+        store.put(&key, part.into()).await.unwrap();
+        let mut out = Vec::new();
+        let printing =
+            Printing { limit: None, output: OutputFormat::Text, terminal_width: None, out: &mut out };
+        run(&stores, &fixture::place(), None, printing).await.unwrap();
+        assert_eq!(String::from_utf8(out).unwrap().lines().count(), 5);
+    }
 
     #[test]
     fn sums_are_in_the_order_of_their_weight() {

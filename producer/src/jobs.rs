@@ -88,7 +88,10 @@ mod tests {
     async fn the_newest_comes_first() {
         let text = listed(OutputFormat::Text, 10).await;
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[0].starts_with("OUT") && lines[1].contains("job-b") && lines[2].contains("job-a"), "{text}");
+        assert!(
+            lines[0].starts_with("OUT") && lines[1].contains("job-b") && lines[2].contains("job-a"),
+            "{text}"
+        );
         assert!(lines[1].contains("1m00s ago"), "{text}");
         let json = listed(OutputFormat::Json, 1).await;
         assert_eq!(json.lines().count(), 1);

@@ -200,7 +200,10 @@ pub fn enlisted(planned: &Planned) -> String {
         counted(planned.batches, "batch", "batches")
     );
     if planned.skipped > 0 {
-        text.push_str(&format!(", {} that are no images left out", counted(planned.skipped, "object", "objects")));
+        text.push_str(&format!(
+            ", {} that are no images left out",
+            counted(planned.skipped, "object", "objects")
+        ));
     }
     if planned.unlistable > 0 {
         text.push_str(&format!(", {} with names that are not text left out", count(planned.unlistable)));

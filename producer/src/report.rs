@@ -159,7 +159,9 @@ pub(crate) mod tests {
     #[test]
     fn the_json_keys_are_those_that_scripts_read() {
         let mut out = Vec::new();
-        Report { progress: progress(JobState::Running), counted_from: Source::Ledger }.json(&mut out).unwrap();
+        Report { progress: progress(JobState::Running), counted_from: Source::Ledger }
+            .json(&mut out)
+            .unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.lines().count(), 1);
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -175,9 +177,18 @@ pub(crate) mod tests {
     #[test]
     fn the_block_says_it_all() {
         let mut out = Vec::new();
-        Report { progress: progress(JobState::Running), counted_from: Source::Ledger }.text(&mut out).unwrap();
+        Report { progress: progress(JobState::Running), counted_from: Source::Ledger }
+            .text(&mut out)
+            .unwrap();
         let text = String::from_utf8(out).unwrap();
-        for part in ["job-1", "running", "50 %  500 of 1,000 images", "490 ok, 10 failed", "2 of 4", "50 images/s, 10s left"] {
+        for part in [
+            "job-1",
+            "running",
+            "50 %  500 of 1,000 images",
+            "490 ok, 10 failed",
+            "2 of 4",
+            "50 images/s, 10s left",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(text.contains("errors   not_an_image 7, truncated 3"), "{text}");

@@ -123,7 +123,9 @@ pub async fn of_part(store: &dyn Storage, key: &str) -> Result<Vec<ResultRow>, S
     let bytes = store.get(key, MAX_PART_BYTES).await?.bytes;
     let read = tokio::task::spawn_blocking(move || read_rows(bytes)).await;
     let rows = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    rows.map_err(|error| Stop::failed(format!("part `{key}` is not readable: {}", crate::errors::chain(&error))))
+    rows.map_err(|error| {
+        Stop::failed(format!("part `{key}` is not readable: {}", crate::errors::chain(&error)))
+    })
 }
 
 /// The footers of every part with their keys, in the order of the batches.
@@ -183,7 +185,9 @@ pub(crate) mod tests {
         assert_eq!(value["topk"][0]["idx"], 7);
         assert_eq!(value["topk"][1], serde_json::json!({"idx": 3, "label": null, "prob": 0.05}));
         // A float32 is printed as short as it is, not as the float64 next to it.
-        assert!(serde_json::to_string(&PrintedRow::from(&ok_row("k"))).unwrap().contains("\"confidence\":0.9,"));
+        assert!(
+            serde_json::to_string(&PrintedRow::from(&ok_row("k"))).unwrap().contains("\"confidence\":0.9,")
+        );
     }
 
     #[test]

@@ -90,13 +90,18 @@ mod tests {
         let line = ["run", "photos", "--model", "m.pt", "--out=o", "-v", "--", "--odd", ""];
         assert_eq!(handed(&line).unwrap(), line);
         assert_eq!(handed(&["run", "--help"]).unwrap(), ["run", "--help"]);
-        assert_eq!(handed(&["--output", "json", "-v", "run", "x"]).unwrap(), ["run", "--output", "json", "-v", "x"]);
+        assert_eq!(
+            handed(&["--output", "json", "-v", "run", "x"]).unwrap(),
+            ["run", "--output", "json", "-v", "x"]
+        );
         assert_eq!(handed(&["--output=json", "run", "x"]).unwrap(), ["run", "--output=json", "x"]);
     }
 
     #[test]
     fn other_commands_are_ours() {
-        for line in [&["submit", "run"][..], &["help", "run"], &["--output", "run", "jobs"], &["-h", "run"], &[]] {
+        for line in
+            [&["submit", "run"][..], &["help", "run"], &["--output", "run", "jobs"], &["-h", "run"], &[]]
+        {
             assert_eq!(handed(line), None, "{line:?}");
         }
     }

@@ -66,7 +66,9 @@ impl Table {
     fn line(&self, out: &mut dyn Write, cells: &[String]) -> io::Result<()> {
         let widths = self.widths.as_deref().unwrap_or_default();
         let mut line = String::new();
-        for (i, (cell, (&width, (_, align)))) in cells.iter().zip(widths.iter().zip(&self.columns)).enumerate() {
+        for (i, (cell, (&width, (_, align)))) in
+            cells.iter().zip(widths.iter().zip(&self.columns)).enumerate()
+        {
             let cell = match self.terminal_width {
                 None => cell.clone(),
                 Some(_) if i == 0 => text::cut_front(cell, width),

@@ -50,8 +50,12 @@ pub async fn out_of(
     match target {
         Target::Out(out) => Ok(out),
         Target::Job(job) => {
-            let explain = |stop: Stop| {
-                Stop { message: format!("there is no folder `{job}`, and asking the ledger for a job of this name failed: {}", stop.message), ..stop }
+            let explain = |stop: Stop| Stop {
+                message: format!(
+                    "there is no folder `{job}`, and asking the ledger for a job of this name failed: {}",
+                    stop.message
+                ),
+                ..stop
             };
             let ledger = ledger().await.map_err(explain)?;
             let progress = ledger.progress(&job).await.map_err(Stop::from).map_err(explain)?;

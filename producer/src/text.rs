@@ -132,7 +132,10 @@ mod tests {
 
     #[test]
     fn times() {
-        assert_eq!([0.4, 59.4, 125.0, 12_000.0, 360_000.0].map(seconds), ["0s", "59s", "2m05s", "3h20m", "4d04h"]);
+        assert_eq!(
+            [0.4, 59.4, 125.0, 12_000.0, 360_000.0].map(seconds),
+            ["0s", "59s", "2m05s", "3h20m", "4d04h"]
+        );
         assert_eq!(seconds(f64::NAN), "unknown");
         assert_eq!(seconds(f64::INFINITY), "unknown");
         assert_eq!(ago(5_000, 1_000), "0s ago", "clocks of two machines differ");

@@ -58,8 +58,13 @@ pub async fn run(cx: &Context, name: &str, strict: bool, out: &mut dyn Write) ->
     };
     // A watch without the broker is a watch all the same; it only cannot say why nothing moves.
     let broker = connect::broker(&cx.services).await.ok();
-    let following =
-        Following { ledger: &ledger, broker: broker.as_ref().map(|b| b as &dyn Broker), job: &job, strict, stop: &cx.shutdown.draining };
+    let following = Following {
+        ledger: &ledger,
+        broker: broker.as_ref().map(|b| b as &dyn Broker),
+        job: &job,
+        strict,
+        stop: &cx.shutdown.draining,
+    };
     let ended = match cx.output {
         OutputFormat::Json => follow(&following, &mut JsonLines::new(out, io::stderr())).await,
         OutputFormat::Text => {
@@ -202,7 +207,9 @@ impl Stall {
         if let Ok(dead) = broker.dead_depth().await
             && dead > 0
         {
-            view.note(&format!("nothing moves: the dead letters hold {dead}, some may be this job's batches"));
+            view.note(&format!(
+                "nothing moves: the dead letters hold {dead}, some may be this job's batches"
+            ));
         }
     }
 }
@@ -248,7 +255,12 @@ mod tests {
         async fn is_done(&self, _: &JobId, _: BatchNumber) -> Result<bool, LedgerError> {
             unreachable!("a watch asks for counters only")
         }
-        async fn complete(&self, _: &JobId, _: BatchNumber, _: &BatchOutcome) -> Result<Completion, LedgerError> {
+        async fn complete(
+            &self,
+            _: &JobId,
+            _: BatchNumber,
+            _: &BatchOutcome,
+        ) -> Result<Completion, LedgerError> {
             unreachable!("a watch changes nothing")
         }
         async fn finalized(&self, _: &JobId) -> Result<(), LedgerError> {
@@ -262,19 +274,25 @@ mod tests {
         }
         async fn progress(&self, _: &JobId) -> Result<Option<Progress>, LedgerError> {
             let mut script = self.0.lock().unwrap();
-            let answer = if script.len() > 1 { script.pop_front().unwrap() } else { script.pop_front().map_or(Answer::Unknown, |last| {
-                let copy = match &last {
-                    Answer::Known(state, done) => Answer::Known(*state, *done),
-                    Answer::Unknown => Answer::Unknown,
-                    Answer::Away => Answer::Away,
-                };
-                script.push_front(copy);
-                last
-            }) };
+            let answer = if script.len() > 1 {
+                script.pop_front().unwrap()
+            } else {
+                script.pop_front().map_or(Answer::Unknown, |last| {
+                    let copy = match &last {
+                        Answer::Known(state, done) => Answer::Known(*state, *done),
+                        Answer::Unknown => Answer::Unknown,
+                        Answer::Away => Answer::Away,
+                    };
+                    script.push_front(copy);
+                    last
+                })
+            };
             match answer {
                 Answer::Known(state, batches_done) => Ok(Some(Progress { batches_done, ..progress(state) })),
                 Answer::Unknown => Ok(None),
-                Answer::Away => Err(LedgerError::Unreachable { ledger: "h:1".into(), reason: "refused".into() }),
+                Answer::Away => {
+                    Err(LedgerError::Unreachable { ledger: "h:1".into(), reason: "refused".into() })
+                }
             }
         }
         async fn jobs(&self, _: usize) -> Result<Vec<Progress>, LedgerError> {
@@ -329,8 +347,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_signal_ends_the_watch_and_not_the_job() {
-        let (ledger, job, stop) =
-            (Scripted::new([Known(JobState::Running, 1)]), "job-1".parse().unwrap(), CancellationToken::new());
+        let (ledger, job, stop) = (
+            Scripted::new([Known(JobState::Running, 1)]),
+            "job-1".parse().unwrap(),
+            CancellationToken::new(),
+        );
         let f = Following { ledger: &ledger, broker: None, job: &job, strict: false, stop: &stop };
         let mut view = Lines::new(Vec::new());
         let (ended, ()) = tokio::join!(follow(&f, &mut view), async {
@@ -344,8 +365,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_standstill_is_explained_once() {
-        let (ledger, job, stop) =
-            (Scripted::new([Known(JobState::Running, 1)]), "job-1".parse().unwrap(), CancellationToken::new());
+        let (ledger, job, stop) = (
+            Scripted::new([Known(JobState::Running, 1)]),
+            "job-1".parse().unwrap(),
+            CancellationToken::new(),
+        );
         let broker = MemoryBroker::default();
         broker.ensure_queue(&"default".parse().unwrap()).await.unwrap();
         let mut out = Vec::new();
