@@ -104,6 +104,41 @@ fn summary(failed: &BTreeMap<ErrorCode, u64>, total: u64, cut: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture;
+
+    async fn printed(code: Option<ErrorCode>, limit: Option<u64>) -> Vec<String> {
+        let stores = fixture::output(3, true).await;
+        let mut out = Vec::new();
+        let printing = Printing { limit, output: OutputFormat::Json, terminal_width: None, out: &mut out };
+        assert_eq!(run(&stores, &fixture::place(), code, printing).await.unwrap(), exit::OK);
+        let code =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["error_code"].clone();
+        String::from_utf8(out).unwrap().lines().map(|line| code(line).as_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn only_failures_and_only_those_asked_for() {
+        assert_eq!(printed(None, None).await, ["truncated", "corrupt", "truncated", "corrupt"]);
+        assert_eq!(printed(Some(ErrorCode::Corrupt), None).await, ["corrupt", "corrupt"]);
+        assert_eq!(printed(Some(ErrorCode::Empty), None).await, Vec::<String>::new());
+        assert_eq!(printed(None, Some(3)).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_part_without_failures_is_not_read() {
+        let stores = fixture::output(3, true).await;
+        let (store, layout) = (stores.open(&fixture::place()).await, OutputLayout::new(fixture::place()));
+        // Its footer is whole, its rows are not: reading them would fail.
+        let key = layout.part(trawl_common::batch::BatchNumber(0));
+        let mut part = store.get(&key, 1 << 20).await.unwrap().bytes.to_vec();
+        part[4..64].fill(0xff);
+        store.put(&key, part.into()).await.unwrap();
+        let mut out = Vec::new();
+        let printing =
+            Printing { limit: None, output: OutputFormat::Text, terminal_width: None, out: &mut out };
+        run(&stores, &fixture::place(), None, printing).await.unwrap();
+        assert_eq!(String::from_utf8(out).unwrap().lines().count(), 5);
+    }
 
     #[test]
     fn sums_are_in_the_order_of_their_weight() {

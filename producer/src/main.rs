@@ -12,6 +12,8 @@ mod connect;
 mod doctor;
 mod errors;
 mod failures;
+#[cfg(test)]
+mod fixture;
 mod jobs;
 mod progress;
 mod report;

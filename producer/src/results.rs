@@ -72,3 +72,44 @@ pub async fn run(stores: &Arc<Stores>, place: &Location, printing: Printing<'_>)
     }
     Ok(exit::OK)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    async fn printed(done: u64, limit: Option<u64>, output: OutputFormat) -> String {
+        let stores = fixture::output(done, true).await;
+        let mut out = Vec::new();
+        let printing = Printing { limit, output, terminal_width: None, out: &mut out };
+        assert_eq!(run(&stores, &fixture::place(), printing).await.unwrap(), exit::OK);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[tokio::test]
+    async fn rows_come_in_order_and_stop_at_the_limit() {
+        let json = printed(3, None, OutputFormat::Json).await;
+        let keys: Vec<String> = json
+            .lines()
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line).unwrap()["key"].as_str().unwrap().to_owned()
+            })
+            .collect();
+        assert_eq!(keys.len(), 9);
+        assert!(keys.is_sorted(), "{keys:?}");
+        assert_eq!(printed(3, Some(4), OutputFormat::Json).await.lines().count(), 4);
+        let table = printed(3, Some(4), OutputFormat::Text).await;
+        assert_eq!(table.lines().count(), 5, "{table}");
+        assert_eq!(table.matches("KEY").count(), 1, "{table}");
+        assert_eq!(printed(0, None, OutputFormat::Text).await, "", "nothing done yet is no error");
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_no_output_is_not_found() {
+        let mut out = Vec::new();
+        let printing =
+            Printing { limit: None, output: OutputFormat::Json, terminal_width: None, out: &mut out };
+        let stop = run(&Stores::in_memory(), &fixture::place(), printing).await.unwrap_err();
+        assert_eq!(stop.code, exit::NOT_FOUND);
+    }
+}

@@ -67,3 +67,80 @@ async fn add_pace(report: &mut Report, ledger: impl AsyncFnOnce() -> Result<Box<
         Err(stop) => tracing::info!("no rate, the ledger was not asked: {}", stop.message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use trawl_common::ledger::{JobRecord, memory::MemoryLedger};
+
+    async fn away() -> Result<Box<dyn Ledger>, Stop> {
+        Err(Stop::transient("the ledger is away"))
+    }
+
+    async fn json(done: u64, plan_ended: bool) -> serde_json::Value {
+        let stores = fixture::output(done, plan_ended).await;
+        let mut out = Vec::new();
+        let target = Target::Out(fixture::place());
+        assert_eq!(run(&stores, target, away, OutputFormat::Json, &mut out).await.unwrap(), exit::OK);
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_output_alone_says_how_a_job_stands() {
+        let begun = json(1, false).await;
+        assert_eq!(begun["state"], "enqueuing");
+        assert_eq!((begun["images_planned"].as_u64(), begun["batches_planned"].as_u64()), (Some(9), Some(3)));
+        let half = json(2, true).await;
+        assert_eq!(half["state"], "running");
+        assert_eq!((half["images_ok"].as_u64(), half["images_failed"].as_u64()), (Some(4), Some(2)));
+        assert_eq!(half["errors"], serde_json::json!({"truncated": 1, "corrupt": 1}));
+        assert_eq!(half["counted_from"], "output");
+        let whole = json(3, true).await;
+        assert_eq!((whole["state"].as_str(), whole["batches_done"].as_u64()), (Some("complete"), Some(3)));
+        assert_eq!(whole["images_failed"], 4);
+    }
+
+    #[tokio::test]
+    async fn the_ledger_adds_what_files_cannot_say() {
+        let stores = fixture::output(2, true).await;
+        let ledger = MemoryLedger::default();
+        let spec = fixture::spec();
+        let record = JobRecord {
+            job: spec.job.clone(),
+            out: spec.out.clone(),
+            queue: "default".into(),
+            created_unix_ms: 1,
+        };
+        ledger.open(&record).await.unwrap();
+        ledger.cancel(&spec.job).await.unwrap();
+        let ledger: Box<dyn Ledger> = Box::new(ledger);
+        let mut out = Vec::new();
+        let target = Target::Out(fixture::place());
+        run(&stores, target, async || Ok(ledger), OutputFormat::Text, &mut out).await.unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("cancelled") && text.contains("6 of 9 images"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_is_not_found() {
+        let stores = Stores::in_memory();
+        let mut out = Vec::new();
+        let nowhere = Target::Out(fixture::place());
+        let stop = run(&stores, nowhere, away, OutputFormat::Text, &mut out).await.unwrap_err();
+        assert_eq!(stop.code, exit::NOT_FOUND);
+        let none = async || {
+            let ledger: Box<dyn Ledger> = Box::new(MemoryLedger::default());
+            Ok(ledger)
+        };
+        let job = Target::Job("job-9".parse().unwrap());
+        let stop = run(&stores, job.clone(), none, OutputFormat::Text, &mut out).await.unwrap_err();
+        assert_eq!(stop.code, exit::NOT_FOUND);
+        assert!(stop.hint.unwrap().contains("trawl status OUT"));
+        assert_eq!(
+            run(&stores, job, away, OutputFormat::Text, &mut out).await.unwrap_err().code,
+            exit::TRANSIENT
+        );
+        assert!(out.is_empty());
+    }
+}
