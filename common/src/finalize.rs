@@ -311,3 +311,7 @@ fn check_part(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "finalize_tests.rs"]
+mod tests;

@@ -1,20 +1,16 @@
-//! The planner as a whole: new, resumed, killed at every step, and beside another producer.
+//! The planner as a whole, over fakes that can be made to fail at any call.
 
-use super::{
-    cut::PlanSlice,
-    plan_log::{Appended, PlanLog, read_batches},
-    submit::PUBLISH_WINDOW,
-    *,
-};
+mod resume;
+
+use super::{plan_log::read_batches, submit::PUBLISH_WINDOW, *};
 use crate::{
     batch::{BatchNumber, ImageRef, Message},
     broker::{Broker, Consumer, Publication, QueueDepth, memory::MemoryBroker},
-    finalize::{FinalizeError, Finalized, finalize},
     job::{Decode, JOB_SPEC_VERSION, JobSpec, ModelRef, Orient, Precision, QueueName, Truncated},
     ledger::{BatchOutcome, Completion, JobRecord, JobState, Ledger, Progress},
     location::Location,
     results::{
-        Columns, Cursor, Manifest, OutputLayout, PartFooter, encode_part,
+        Columns, OutputLayout, PartFooter, encode_part,
         row::{ClassScore, Outcome, Prediction, ResultRow},
     },
     storage::{Storage, Stores},
@@ -28,7 +24,6 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicI64, Ordering},
     },
-    task::Poll,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +74,7 @@ pub(crate) async fn put_part(stores: &Stores, spec: &JobSpec, batch: BatchNumber
     store.put(&layout.part(batch), part).await.unwrap();
 }
 
-async fn output(stores: &Stores, spec: &JobSpec) -> (Arc<dyn Storage>, OutputLayout) {
+pub(crate) async fn output(stores: &Stores, spec: &JobSpec) -> (Arc<dyn Storage>, OutputLayout) {
     let out = Location::parse(&spec.out, Path::new("/")).unwrap();
     (stores.open(&out).await, OutputLayout::new(out))
 }
@@ -100,13 +95,13 @@ pub(crate) async fn plan(stores: &Stores, spec: &JobSpec) -> Vec<(BatchNumber, V
 
 /// A ledger of one job, with the rules that the planner relies on. It fails for good once `left` calls were
 /// made; there is a call around every step of the planner, so that the producer can be killed at each.
-struct OneJob {
+pub(crate) struct OneJob {
     state: Mutex<OneJobState>,
     left: AtomicI64,
 }
 
 impl OneJob {
-    fn new(calls: i64) -> Self {
+    pub(crate) fn new(calls: i64) -> Self {
         Self { state: Mutex::default(), left: AtomicI64::new(calls) }
     }
 
@@ -179,17 +174,17 @@ impl Ledger for OneJob {
 }
 
 /// A broker that keeps what is published, and fails for good once `left` messages were.
-struct Outbox {
+pub(crate) struct Outbox {
     sent: Mutex<Vec<Message>>,
     left: AtomicI64,
 }
 
 impl Outbox {
-    fn new(messages: i64) -> Self {
+    pub(crate) fn new(messages: i64) -> Self {
         Self { sent: Mutex::default(), left: AtomicI64::new(messages) }
     }
 
-    fn batches(&self) -> Vec<(BatchNumber, Vec<ImageRef>)> {
+    pub(crate) fn batches(&self) -> Vec<(BatchNumber, Vec<ImageRef>)> {
         let sent = self.sent.lock().unwrap();
         let batch = |message: &Message| match message {
             Message::Batch(batch) => Some((batch.batch, batch.images.clone())),
@@ -198,7 +193,7 @@ impl Outbox {
         sent.iter().filter_map(batch).collect()
     }
 
-    fn finalizes(&self) -> usize {
+    pub(crate) fn finalizes(&self) -> usize {
         self.sent.lock().unwrap().iter().filter(|m| matches!(m, Message::Finalize(_))).count()
     }
 }
@@ -226,9 +221,10 @@ impl Broker for Outbox {
     }
 }
 
-const FOREVER: i64 = i64::MAX;
+/// Calls or messages of a fake that never fails.
+pub(crate) const FOREVER: i64 = i64::MAX;
 
-async fn submit(
+pub(crate) async fn submit(
     stores: &Arc<Stores>,
     spec: &JobSpec,
     broker: &dyn Broker,
@@ -239,7 +235,7 @@ async fn submit(
     enlist(ctx, &mut |_| {}, &CancellationToken::new()).await
 }
 
-async fn bucket(images: usize) -> Arc<Stores> {
+pub(crate) async fn bucket(images: usize) -> Arc<Stores> {
     let stores = Stores::in_memory();
     for n in 0..images {
         put(&stores, &format!("s3://b/p/{n:06}.jpg")).await;
@@ -287,105 +283,21 @@ async fn a_new_job_is_planned_and_published_in_order() {
     assert_eq!(ledger.state.lock().unwrap().end, Some(1235));
 }
 
+/// The embedded run plans and finishes in tasks of their own.
 #[tokio::test]
-async fn a_producer_killed_at_any_step_resumes_with_the_same_plan() {
-    let stores = bucket(5300).await;
-    let at = |out: String| JobSpec { out: format!("s3://results/{out}"), ..spec(&["s3://b/p"]) };
-    let job = at("whole".into());
-    submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
-    let whole = plan(&stores, &job).await;
-    let mut completed_at_once = false;
-    for step in 0.. {
-        // Alternately the ledger and the broker fail, at ever later calls.
-        let (calls, messages) = if step % 2 == 0 { (step / 2, FOREVER) } else { (FOREVER, step / 2 * 177) };
-        let job = at(format!("killed-{step}"));
-        let (outbox, ledger) = (Outbox::new(messages), OneJob::new(calls));
-        let killed = submit(&stores, &job, &outbox, &ledger).await;
-        let planned = plan(&stores, &job).await;
-        for batch in outbox.batches() {
-            assert!(planned.contains(&batch), "step {step}: {} is published and not planned", batch.0);
-        }
-        let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
-        let resumed = submit(&stores, &job, &outbox, &ledger).await.unwrap();
-        assert_eq!(plan(&stores, &job).await, whole, "step {step}");
-        assert_eq!((resumed.published, resumed.skipped), (530, 106), "step {step}");
-        if killed.is_ok() && step % 2 == 1 {
-            completed_at_once = true;
-        }
-        if completed_at_once && killed.is_ok() && step % 2 == 0 {
-            break;
-        }
+async fn planning_can_be_spawned() {
+    fn spawnable<F: Future + Send>(future: F) -> F {
+        future
     }
-}
-
-#[tokio::test]
-async fn a_dropped_producer_resumes_with_the_same_plan() {
-    let job = spec(&["s3://b/p"]);
-    let whole = undisturbed(3000, &job).await;
-    for polls in [0, 1, 2, 4, 8, 16, 32] {
-        let stores = bucket(3000).await;
-        let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
-        let mut left = polls;
-        {
-            let mut submitting = std::pin::pin!(submit(&stores, &job, &outbox, &ledger));
-            std::future::poll_fn(|context| {
-                left -= 1;
-                if left < 0 || submitting.as_mut().poll(context).is_ready() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
-            })
-            .await;
-        }
-        submit(&stores, &job, &outbox, &ledger).await.unwrap();
-        assert_eq!(plan(&stores, &job).await, whole, "dropped after {polls} polls");
-    }
-}
-
-#[tokio::test]
-async fn what_changes_in_the_bucket_meanwhile_shifts_no_number() {
-    let (stores, job) = (bucket(5300).await, spec(&["s3://b/p"]));
-    // Opening the job and announcing the first file are two calls; the producer dies at the next one.
-    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(2));
-    submit(&stores, &job, &outbox, &ledger).await.unwrap_err();
-    let before = plan(&stores, &job).await;
-    assert!(!before.is_empty() && before.len() < 530, "killed while listing: {}", before.len());
-    for url in ["s3://b/p/0.jpg", "s3://b/p/000001a.jpg", "s3://b/p/zz.jpg"] {
-        put(&stores, url).await;
-    }
+    let (stores, job) = (bucket(5).await, spec(&["s3://b/p"]));
     let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
-    submit(&stores, &job, &outbox, &ledger).await.unwrap();
-    let after = plan(&stores, &job).await;
-    assert_eq!(after[..before.len()], before);
-    let keys: Vec<_> = after.iter().flat_map(|(_, images)| images).map(|image| image.key.as_str()).collect();
-    assert_eq!(keys.len(), 5301, "only what sorts after the last planned key is new");
-    assert!(keys.contains(&"s3://b/p/zz.jpg") && !keys.contains(&"s3://b/p/0.jpg"));
-}
-
-#[tokio::test]
-async fn a_resume_publishes_what_has_no_part_and_recounts_the_rest() {
-    let (stores, job) = (bucket(95).await, spec(&["s3://b/p"]));
-    submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
-    let batches = plan(&stores, &job).await;
-    for (number, images) in &batches[..7] {
-        put_part(&stores, &job, *number, images).await;
-    }
-    // The ledger was wiped meanwhile.
-    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
-    let resumed = submit(&stores, &job, &outbox, &ledger).await.unwrap();
-    assert_eq!((resumed.published, resumed.job_done, outbox.finalizes()), (3, false, 0));
-    assert_eq!(outbox.batches(), batches[7..]);
-    assert_eq!(ledger.state.lock().unwrap().images_ok, 70);
-    for (number, images) in &batches[7..] {
-        put_part(&stores, &job, *number, images).await;
-    }
-    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
-    let resumed = submit(&stores, &job, &outbox, &ledger).await.unwrap();
-    assert_eq!((resumed.published, resumed.job_done, outbox.finalizes()), (0, true, 1));
+    spawnable(preflight(&job, &outbox, &ledger)).await.unwrap();
+    spawnable(open_output(&job, &stores)).await.unwrap();
+    let ctx = Enlisting { spec: &job, stores: &stores, broker: &outbox, ledger: &ledger, window: 1 };
+    spawnable(enlist(ctx, &mut |_| {}, &CancellationToken::new())).await.unwrap();
+    spawnable(dry_run(&job, &stores)).await.unwrap();
     let out = Location::parse(&job.out, Path::new("/")).unwrap();
-    assert!(matches!(finalize(&job.job, &out, &stores).await.unwrap(), Finalized::Written(_)));
-    assert_eq!(open_output(&job, &stores).await.unwrap().0, Opened::AlreadyComplete);
+    spawnable(crate::finalize::finalize(&job.job, &out, &stores)).await.unwrap();
 }
 
 #[tokio::test]
@@ -470,36 +382,6 @@ async fn a_queue_with_few_places_does_not_hold_back_the_plan() {
 }
 
 #[tokio::test]
-async fn two_producers_make_one_plan() {
-    let (stores, job) = (bucket(5300).await, spec(&["s3://b/p"]));
-    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
-    let (one, two) =
-        tokio::join!(submit(&stores, &job, &outbox, &ledger), submit(&stores, &job, &outbox, &ledger));
-    assert_eq!((one.unwrap().images, two.unwrap().images), (5300, 5300));
-    assert_eq!(plan(&stores, &job).await, undisturbed(5300, &job).await);
-}
-
-#[tokio::test]
-async fn an_append_knows_its_own_file_and_yields_to_another() {
-    let stores = Stores::in_memory();
-    let (store, layout) = output(&stores, &spec(&["s3://b/p"])).await;
-    let slice = |key: &str| PlanSlice {
-        first_batch: BatchNumber(0),
-        batches: vec![vec![ImageRef { key: key.into(), etag: None, size: 1 }]],
-        cursor: Cursor { after: Some(key.into()), images: 1, ..Cursor::default() },
-    };
-    let log = || PlanLog::new(store.clone(), layout.clone());
-    assert_eq!(log().append(slice("a")).await.unwrap(), Appended::Written);
-    assert_eq!(log().append(slice("a")).await.unwrap(), Appended::Written, "a reply was lost");
-    let mut late = log();
-    assert_eq!(late.append(slice("b")).await.unwrap(), Appended::Overtaken);
-    late.catch_up().await.unwrap();
-    assert_eq!((late.next_batch, late.cursor.after.as_deref()), (1, Some("a")));
-    late.finish(&late.cursor.clone()).await.unwrap();
-    assert!(matches!(log().done().await.unwrap_err(), PlanError::BrokenPlan { .. }));
-}
-
-#[tokio::test]
 async fn a_dry_run_counts_and_writes_nothing() {
     let (stores, job) = (bucket(105).await, spec(&["s3://b/p"]));
     let run = dry_run(&job, &stores).await.unwrap();
@@ -508,44 +390,4 @@ async fn a_dry_run_counts_and_writes_nothing() {
     assert_eq!(run.first_keys[0], "s3://b/p/000000.jpg");
     let (store, layout) = output(&stores, &job).await;
     assert!(store.head(&layout.job()).await.is_err());
-}
-
-#[tokio::test]
-async fn finalize_writes_success_when_and_only_when_the_parts_equal_the_plan() {
-    let (stores, job) = (bucket(95).await, spec(&["s3://b/p"]));
-    let out = Location::parse(&job.out, Path::new("/")).unwrap();
-    let (store, layout) = output(&stores, &job).await;
-    let (_, job) = open_output(&job, &stores).await.unwrap();
-    assert_eq!(finalize(&job.job, &out, &stores).await.unwrap(), Finalized::PlanOpen);
-    submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
-    let batches = plan(&stores, &job).await;
-    for (number, images) in batches.iter().filter(|(n, _)| n.0 != 4) {
-        put_part(&stores, &job, *number, images).await;
-    }
-    let answer = finalize(&job.job, &out, &stores).await.unwrap();
-    assert_eq!(answer, Finalized::Incomplete { missing: vec![BatchNumber(4)], missing_count: 1 });
-    // A part with too few rows is no part of this plan.
-    put_part(&stores, &job, BatchNumber(4), &batches[4].1[..9]).await;
-    let error = finalize(&job.job, &out, &stores).await.unwrap_err();
-    assert!(matches!(error, FinalizeError::Mismatch { what: "a row count of", .. }), "{error}");
-    put_part(&stores, &job, BatchNumber(4), &batches[4].1).await;
-    put_part(&stores, &job, BatchNumber(10), &batches[4].1).await;
-    let error = finalize(&job.job, &out, &stores).await.unwrap_err();
-    assert!(matches!(error, FinalizeError::ForeignPart { batches: 10, more: 0, .. }), "{error}");
-    assert!(store.head(&layout.success()).await.is_err() && store.head(&layout.manifest()).await.is_err());
-    store.delete(&layout.part(BatchNumber(10))).await.unwrap();
-    let Finalized::Written(manifest) = finalize(&job.job, &out, &stores).await.unwrap() else {
-        panic!("written")
-    };
-    assert_eq!((manifest.rows, manifest.images_ok, manifest.batches), (95, 95, 10));
-    assert!(store.head(&layout.success()).await.is_ok());
-    let json = store.get(&layout.manifest(), 1 << 20).await.unwrap();
-    assert_eq!(Manifest::parse(&json.bytes).unwrap(), *manifest);
-    assert_eq!(
-        finalize(&job.job, &out, &stores).await.unwrap(),
-        Finalized::Written(manifest),
-        "again is harmless"
-    );
-    let error = finalize(&"job-2".parse().unwrap(), &out, &stores).await.unwrap_err();
-    assert!(matches!(error, FinalizeError::OtherJob { .. }), "{error}");
 }

@@ -155,6 +155,6 @@ impl FooterEntries {
 }
 
 /// One entry to be written.
-pub(super) fn entry(name: &str, value: impl ToString) -> KeyValue {
+pub(super) fn entry(name: &str, value: &impl ToString) -> KeyValue {
     KeyValue::new(name.to_owned(), value.to_string())
 }

@@ -191,10 +191,10 @@ impl PartFooter {
         let errors = serde_json::to_string(&self.errors).expect("counts are plain data");
         vec![
             entry("trawl.job", &self.job),
-            entry("trawl.batch", self.batch.0),
-            entry("trawl.rows", self.rows),
-            entry("trawl.failures", self.failures),
-            entry("trawl.errors", errors),
+            entry("trawl.batch", &self.batch.0),
+            entry("trawl.rows", &self.rows),
+            entry("trawl.failures", &self.failures),
+            entry("trawl.errors", &errors),
             entry("trawl.model_sha256", &self.model_sha256),
             entry("trawl.preprocess_sha256", &self.preprocess_sha256),
             entry("trawl.version", &self.version),

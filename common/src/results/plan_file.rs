@@ -193,11 +193,11 @@ pub fn encode_plan_file(
         ],
     )?;
     let metadata = vec![
-        entry("trawl.first_batch", first_batch.0),
-        entry("trawl.batches", batches.len()),
-        entry("trawl.images", rows.num_rows()),
-        entry("trawl.batch_images", serde_json::to_string(&runs).expect("counts are plain data")),
-        entry("trawl.cursor", serde_json::to_string(cursor).expect("a cursor is plain data")),
+        entry("trawl.first_batch", &first_batch.0),
+        entry("trawl.batches", &batches.len()),
+        entry("trawl.images", &rows.num_rows()),
+        entry("trawl.batch_images", &serde_json::to_string(&runs).expect("counts are plain data")),
+        entry("trawl.cursor", &serde_json::to_string(cursor).expect("a cursor is plain data")),
     ];
     let mut writer = ArrowWriter::try_new(Vec::new(), schema(), Some(properties(metadata)?))?;
     writer.write(&rows)?;
