@@ -135,7 +135,9 @@ impl Message {
                     n => Err(MessageError::ImageCount(n)),
                 }
             }
-            "finalize" => Ok(Message::Finalize(serde_json::from_slice::<Envelope<FinalizeRequest>>(bytes)?.body)),
+            "finalize" => {
+                Ok(Message::Finalize(serde_json::from_slice::<Envelope<FinalizeRequest>>(bytes)?.body))
+            }
             _ => Err(MessageError::Kind(head.kind.chars().take(40).collect())),
         }
     }

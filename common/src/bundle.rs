@@ -147,7 +147,8 @@ impl BundleSpec {
     /// # Errors
     /// [`BundleError`]. Blocking: reads the zip directory and one member.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
-        let unreadable = |e: std::io::Error| BundleError::Unreadable { path: path.into(), reason: e.to_string() };
+        let unreadable =
+            |e: std::io::Error| BundleError::Unreadable { path: path.into(), reason: e.to_string() };
         let file = File::open(path).map_err(unreadable)?;
         if file.metadata().map_err(unreadable)?.is_dir() {
             return Err(BundleError::Unreadable { path: path.into(), reason: "it is a folder".into() });
@@ -182,7 +183,8 @@ impl BundleSpec {
     /// # Errors
     /// What is wrong, in words.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let value: serde_json::Value = serde_json::from_slice(json).map_err(|e| format!("it is not JSON: {e}"))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(json).map_err(|e| format!("it is not JSON: {e}"))?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(v) if v == u64::from(BUNDLE_VERSION) => {}
             Some(v) => return Err(format!("it has version {v}, this trawl reads {BUNDLE_VERSION}")),

@@ -131,7 +131,8 @@ impl JobArgs {
             Location::parse(source, base_dir)?;
         }
         let relative = self.sources.iter().any(|s| !s.starts_with('/') && !s.contains("://"));
-        let base_dir_text = base_dir.to_str().ok_or_else(|| LocationError::NotText(base_dir.display().to_string()))?;
+        let base_dir_text =
+            base_dir.to_str().ok_or_else(|| LocationError::NotText(base_dir.display().to_string()))?;
         let mut spec = JobSpec {
             version: JOB_SPEC_VERSION,
             job: "unnamed".parse().expect("a valid name"),
@@ -193,5 +194,7 @@ impl std::fmt::Debug for ServiceArgs {
 
 /// Milliseconds since 1970.
 pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }

@@ -28,9 +28,13 @@ fn known(error: &(dyn Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = error.downcast_ref::<BrokerError>() {
         return Some(match error {
-            BrokerError::Unreachable { .. } | BrokerError::Unconfirmed { .. } | BrokerError::Stale => exit::TRANSIENT,
+            BrokerError::Unreachable { .. } | BrokerError::Unconfirmed { .. } | BrokerError::Stale => {
+                exit::TRANSIENT
+            }
             BrokerError::AccessRefused { .. } | BrokerError::BadUrl(_) => exit::USAGE,
-            BrokerError::Precondition { .. } | BrokerError::Unroutable { .. } | BrokerError::Closed => exit::FAILED,
+            BrokerError::Precondition { .. } | BrokerError::Unroutable { .. } | BrokerError::Closed => {
+                exit::FAILED
+            }
         });
     }
     if let Some(error) = error.downcast_ref::<LedgerError>() {

@@ -1,1 +1,313 @@
-//! To be written.
+//! The end of a job: when the parts equal the plan, the manifest and `_SUCCESS` are written.
+//!
+//! Run by the worker that takes the `finalize` message, by `trawl repair`, and by the embedded run. Believes
+//! the bucket alone, never the ledger. Running it twice, or on two workers at once, is harmless: both write
+//! the same. It must never write `_SUCCESS` while a planned image has no row.
+
+use crate::{
+    batch::BatchNumber,
+    config::unix_ms,
+    job::{JobId, JobSpec, JobSpecError},
+    location::Location,
+    results::{
+        Manifest, OutputLayout, PartFooter, PlanDone, PlanFileFooter, footer::FetchFooterError,
+        manifest::MANIFEST_VERSION, part::read_footer, plan_file::PlanFileError,
+    },
+    storage::{Storage, StorageError, Stores},
+};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use std::collections::BTreeMap;
+
+/// Footers read at a time: a hundred million images have 400,000 parts, and the message that asks for this is
+/// unsettled meanwhile.
+const FOOTERS_AT_ONCE: usize = 32;
+
+/// Missing batches named in an answer; the count says how many there are.
+const MISSING_NAMED: usize = 20;
+
+/// The largest job spec, end mark or manifest read.
+const MAX_JSON_BYTES: u64 = 1 << 30;
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finalized {
+    /// The manifest and `_SUCCESS` are there.
+    Written(Box<Manifest>),
+    /// Some batches have no part yet.
+    Incomplete {
+        /// The first of them.
+        missing: Vec<BatchNumber>,
+        /// How many there are.
+        missing_count: u64,
+    },
+    /// The plan has no end yet: the producer is still listing, or was killed.
+    PlanOpen,
+}
+
+/// Why a job cannot be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum FinalizeError {
+    /// The store.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A part or a plan file that cannot be read.
+    #[error(transparent)]
+    Footer(#[from] FetchFooterError),
+    /// The spec that cannot be read.
+    #[error("`{key}` cannot be used")]
+    JobSpec {
+        /// The object.
+        key: String,
+        /// Why.
+        #[source]
+        reason: JobSpecError,
+    },
+    /// The output has another job than the message says.
+    #[error("{out} belongs to job {found}, not to {expected}")]
+    OtherJob {
+        /// The output.
+        out: String,
+        /// The job that has it.
+        found: JobId,
+        /// The job to be finished.
+        expected: JobId,
+    },
+    /// The plan's end mark cannot be read.
+    #[error("`{key}` cannot be used")]
+    Plan {
+        /// The object.
+        key: String,
+        /// Why.
+        #[source]
+        reason: PlanFileError,
+    },
+    /// Plan files that do not follow one another, or do not sum to the end mark.
+    #[error("the plan below `{prefix}` contradicts itself: {reason}")]
+    BrokenPlan {
+        /// Where the plan files are.
+        prefix: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Parts that no plan asks for; readers of `OUT/*.parquet` would take them for results.
+    #[error(
+        "`{key}` is not in the plan of {batches} batches, and {more} more are not: remove them, then run `trawl repair`"
+    )]
+    ForeignPart {
+        /// The first of them.
+        key: String,
+        /// Batches in the plan.
+        batches: u64,
+        /// How many others.
+        more: u64,
+    },
+    /// A part that is not what the plan and the spec say.
+    #[error("`{key}` has {what} {found} instead of {expected}: remove it, then run `trawl repair`")]
+    Mismatch {
+        /// The part.
+        key: String,
+        /// What differs.
+        what: &'static str,
+        /// In the part.
+        found: String,
+        /// By the plan or the spec.
+        expected: String,
+    },
+}
+
+impl FinalizeError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.is_transient(),
+            Self::Footer(error) => error.is_transient(),
+            Self::JobSpec { .. }
+            | Self::OtherJob { .. }
+            | Self::Plan { .. }
+            | Self::BrokenPlan { .. }
+            | Self::ForeignPart { .. }
+            | Self::Mismatch { .. } => false,
+        }
+    }
+}
+
+/// Compares the parts of a job with its plan and, if they are equal, writes manifest and `_SUCCESS`.
+/// Idempotent and cancel safe; a finished job is answered from its manifest.
+///
+/// # Errors
+/// [`FinalizeError`] if the output cannot be finished; nothing is written then.
+pub async fn finalize(job: &JobId, out: &Location, stores: &Stores) -> Result<Finalized, FinalizeError> {
+    let output = Output { store: &*stores.open(out).await, layout: &OutputLayout::new(out.clone()) };
+    let spec = output.spec(job).await?;
+    if let Some(manifest) = output.finished_manifest(job).await? {
+        return Ok(Finalized::Written(Box::new(manifest)));
+    }
+    let Some(done) = output.plan_done().await? else { return Ok(Finalized::PlanOpen) };
+    let planned = output.planned(&done).await?;
+    let parts = output.parts().await?;
+    if let Some((number, _)) = parts.range(done.batches..).next() {
+        let key = output.layout.part(BatchNumber(*number));
+        let more = parts.range(done.batches..).count() as u64 - 1;
+        return Err(FinalizeError::ForeignPart { key, batches: done.batches, more });
+    }
+    if (parts.len() as u64) < done.batches {
+        let missing = (0..done.batches).filter(|n| !parts.contains_key(n)).map(BatchNumber);
+        let missing_count = done.batches - parts.len() as u64;
+        return Ok(Finalized::Incomplete { missing: missing.take(MISSING_NAMED).collect(), missing_count });
+    }
+    let manifest = output.manifest(&spec, &planned, &parts).await?;
+    output.store.put(&output.layout.manifest(), manifest.to_json()).await?;
+    output.store.put(&output.layout.success(), Bytes::new()).await?;
+    Ok(Finalized::Written(Box::new(manifest)))
+}
+
+struct Output<'a> {
+    store: &'a dyn Storage,
+    layout: &'a OutputLayout,
+}
+
+impl Output<'_> {
+    async fn spec(&self, job: &JobId) -> Result<JobSpec, FinalizeError> {
+        let key = self.layout.job();
+        let object = self.store.get(&key, MAX_JSON_BYTES).await?;
+        let spec = JobSpec::parse(&object.bytes).map_err(|reason| FinalizeError::JobSpec { key, reason })?;
+        if spec.job != *job {
+            let out = self.layout.root().to_string();
+            return Err(FinalizeError::OtherJob { out, found: spec.job, expected: job.clone() });
+        }
+        Ok(spec)
+    }
+
+    /// An object that may not be there.
+    async fn optional(&self, key: &str) -> Result<Option<Bytes>, FinalizeError> {
+        match self.store.get(key, MAX_JSON_BYTES).await {
+            Ok(object) => Ok(Some(object.bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The manifest of a job with `_SUCCESS`; one that cannot be read is made again.
+    async fn finished_manifest(&self, job: &JobId) -> Result<Option<Manifest>, FinalizeError> {
+        if self.optional(&self.layout.success()).await?.is_none() {
+            return Ok(None);
+        }
+        let json = self.optional(&self.layout.manifest()).await?;
+        let manifest = json.and_then(|json| Manifest::parse(&json).ok());
+        Ok(manifest.filter(|manifest| manifest.job == *job))
+    }
+
+    async fn plan_done(&self) -> Result<Option<PlanDone>, FinalizeError> {
+        let key = self.layout.plan_done();
+        let Some(json) = self.optional(&key).await? else { return Ok(None) };
+        PlanDone::parse(&json).map(Some).map_err(|reason| FinalizeError::Plan { key, reason })
+    }
+
+    /// The number of images of each batch.
+    async fn planned(&self, done: &PlanDone) -> Result<Vec<u64>, FinalizeError> {
+        let prefix = self.layout.plan_prefix();
+        let mut names = Vec::new();
+        let mut pages = self.store.list(&prefix, None);
+        while let Some(page) = pages.next().await {
+            names.extend(page?.objects.into_iter().map(|o| o.key).filter(|key| key.ends_with(".parquet")));
+        }
+        let broken = |reason| FinalizeError::BrokenPlan { prefix: prefix.clone(), reason };
+        let fetch = |key: String| async move {
+            let footer = PlanFileFooter::fetch(self.store, &key).await;
+            footer.map(|footer| (key, footer))
+        };
+        let mut footers = stream::iter(names).map(fetch).buffered(FOOTERS_AT_ONCE);
+        let mut images = Vec::new();
+        while let Some((key, footer)) = footers.try_next().await? {
+            if footer.first_batch.0 != images.len() as u64 {
+                let (first, next) = (footer.first_batch.0, images.len());
+                return Err(broken(format!("`{key}` begins with batch {first}, not with {next}")));
+            }
+            images.extend(footer.batch_images().map(|(_, n)| n));
+        }
+        if (images.len() as u64, images.iter().sum::<u64>()) != (done.batches, done.images) {
+            let (batches, count) = (images.len(), images.iter().sum::<u64>());
+            return Err(broken(format!(
+                "its end mark counts {} batches and {} images, the files have {batches} and {count}",
+                done.batches, done.images
+            )));
+        }
+        Ok(images)
+    }
+
+    /// The bytes of each part, by batch number.
+    async fn parts(&self) -> Result<BTreeMap<u64, u64>, FinalizeError> {
+        let mut parts = BTreeMap::new();
+        let prefix = self.layout.part_prefix();
+        let mut pages = self.store.list(&prefix, None);
+        while let Some(page) = pages.next().await {
+            for object in page?.objects {
+                if let Some(number) = self.layout.batch_of_part(&object.key) {
+                    parts.insert(number.0, object.size);
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Reads every part's footer and sums them up.
+    async fn manifest(
+        &self,
+        spec: &JobSpec,
+        planned: &[u64],
+        parts: &BTreeMap<u64, u64>,
+    ) -> Result<Manifest, FinalizeError> {
+        let mut manifest = Manifest {
+            version: MANIFEST_VERSION,
+            job: spec.job.clone(),
+            batches: 0,
+            rows: 0,
+            images_ok: 0,
+            images_failed: 0,
+            errors: BTreeMap::new(),
+            model_sha256: spec.model.sha256.clone(),
+            preprocess_sha256: spec.preprocess_digest(),
+            created_unix_ms: spec.created_unix_ms,
+            finished_unix_ms: unix_ms(),
+            trawl: env!("CARGO_PKG_VERSION").to_owned(),
+            parts: Vec::with_capacity(parts.len()),
+        };
+        let batches = parts.iter().zip(planned).map(|((&number, &bytes), &images)| (number, bytes, images));
+        // Collected: a stream over a borrowing closure is not `Send` for every lifetime.
+        let batches: Vec<(u64, u64, u64)> = batches.collect();
+        let fetch = |(number, bytes, images): (u64, u64, u64)| async move {
+            let key = self.layout.part(BatchNumber(number));
+            let footer = read_footer(self.store, &key).await?;
+            check_part(&key, &footer, spec, BatchNumber(number), images)?;
+            Ok::<_, FinalizeError>((bytes, footer))
+        };
+        let mut footers = stream::iter(batches).map(fetch).buffered(FOOTERS_AT_ONCE);
+        while let Some((bytes, footer)) = footers.try_next().await? {
+            manifest.push(format!("part-{}.parquet", footer.batch), bytes, &footer);
+        }
+        Ok(manifest)
+    }
+}
+
+fn check_part(
+    key: &str,
+    footer: &PartFooter,
+    spec: &JobSpec,
+    batch: BatchNumber,
+    images: u64,
+) -> Result<(), FinalizeError> {
+    let checks = [
+        ("the job", footer.job.to_string(), spec.job.to_string()),
+        ("the batch", footer.batch.to_string(), batch.to_string()),
+        ("the model", footer.model_sha256.clone(), spec.model.sha256.clone()),
+        ("the preprocessing", footer.preprocess_sha256.clone(), spec.preprocess_digest()),
+        ("a row count of", footer.rows.to_string(), images.to_string()),
+    ];
+    match checks.into_iter().find(|(_, found, expected)| found != expected) {
+        None => Ok(()),
+        Some((what, found, expected)) => {
+            Err(FinalizeError::Mismatch { key: key.to_owned(), what, found, expected })
+        }
+    }
+}

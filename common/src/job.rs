@@ -16,7 +16,9 @@ const MAX_NAME_LEN: usize = 64;
 
 /// A name that is not fit for keys, queues and file names.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{value}` is not a valid {what}: use 1 to 64 of a-z, A-Z, 0-9, `.`, `_` and `-`, beginning with a letter or digit")]
+#[error(
+    "`{value}` is not a valid {what}: use 1 to 64 of a-z, A-Z, 0-9, `.`, `_` and `-`, beginning with a letter or digit"
+)]
 pub struct InvalidName {
     what: &'static str,
     value: String,
@@ -27,7 +29,11 @@ fn checked_name(what: &'static str, value: &str) -> Result<String, InvalidName> 
         && value.len() <= MAX_NAME_LEN
         && value.as_bytes()[0].is_ascii_alphanumeric()
         && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    if fits { Ok(value.to_owned()) } else { Err(InvalidName { what, value: value.chars().take(80).collect() }) }
+    if fits {
+        Ok(value.to_owned())
+    } else {
+        Err(InvalidName { what, value: value.chars().take(80).collect() })
+    }
 }
 
 macro_rules! name_type {
@@ -227,7 +233,10 @@ impl JobSpec {
 
     /// Hex sha256 over what changes pixels and predictions, for part footers.
     pub fn preprocess_digest(&self) -> String {
-        hex_sha256(format!("{:?}/{:?}/{:?}/{:?}", self.decode, self.truncated, self.orient, self.precision).as_bytes())
+        hex_sha256(
+            format!("{:?}/{:?}/{:?}/{:?}", self.decode, self.truncated, self.orient, self.precision)
+                .as_bytes(),
+        )
     }
 
     fn identity(&self) -> serde_json::Value {

@@ -36,7 +36,9 @@ pub enum LocationError {
     #[error("`{0}` names no bucket: it looks like s3://bucket/prefix")]
     NoBucket(String),
     /// `s3://key:secret@bucket`. The text is not repeated.
-    #[error("the URL of bucket `{0}` carries credentials: give them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")]
+    #[error(
+        "the URL of bucket `{0}` carries credentials: give them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+    )]
     Credentials(String),
     /// An empty text.
     #[error("the location is empty")]
@@ -55,7 +57,9 @@ impl Location {
         if text.is_empty() {
             return Err(LocationError::Empty);
         }
-        let Some((scheme, rest)) = text.split_once("://") else { return Self::local(Path::new(text), base_dir) };
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Self::local(Path::new(text), base_dir);
+        };
         match scheme {
             "file" => Self::local(Path::new(rest), base_dir),
             "s3" => {
@@ -82,7 +86,8 @@ impl Location {
                 Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
             }
         }
-        let text = clean.to_str().ok_or_else(|| LocationError::NotText(clean.to_string_lossy().into_owned()))?;
+        let text =
+            clean.to_str().ok_or_else(|| LocationError::NotText(clean.to_string_lossy().into_owned()))?;
         Ok(Self::Local { key: text.trim_start_matches('/').to_owned() })
     }
 

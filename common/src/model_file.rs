@@ -37,7 +37,9 @@ pub enum ModelFileError {
         source: io::Error,
     },
     /// Another model than the job's.
-    #[error("the model at `{location}` has sha256 {found}, the job was submitted with {expected}: it was replaced; submit a new job for the new model")]
+    #[error(
+        "the model at `{location}` has sha256 {found}, the job was submitted with {expected}: it was replaced; submit a new job for the new model"
+    )]
     Digest {
         /// Where it is.
         location: String,
@@ -153,5 +155,7 @@ fn write_atomically(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ModelFileError> + Send + 'static,
 ) -> Result<T, ModelFileError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

@@ -13,6 +13,9 @@ const MULTIPLIER: f64 = 2.0;
 /// Pauses vary by half in both directions, so that a fleet that failed together does not come back together.
 const JITTER: f64 = 0.5;
 
+/// From this pause on retries are logged as warnings: whoever waits should know what for.
+const LOUD_PAUSE: Duration = Duration::from_secs(2);
+
 /// How long to try, and at what pace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -86,8 +89,8 @@ impl Clock for TokioClock {
 }
 
 /// Runs `op` until it succeeds, fails with an error that is not transient, or the policy is at its end;
-/// then the last error is returned. Each retry is logged at debug level with its error, so the error's
-/// text must be free of secrets.
+/// then the last error is returned. Each retry is logged with its error, so the error's text must be free
+/// of secrets.
 ///
 /// Cancel safe to the extent that `op` is: dropping the future drops the attempt under way and no further
 /// one is made.
@@ -114,10 +117,18 @@ where
             })
         }
     };
-    let log = |error: E, pause: Duration| {
-        tracing::debug!(%error, pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "trying again");
-    };
+    let log = |error: E, pause| log_retry(&error, pause);
     backoff::future::retry_notify(policy.schedule(), attempt, log).await
+}
+
+/// Says that something is tried again after `pause`: at debug level at first, as a warning when it goes on.
+pub(crate) fn log_retry(error: &dyn Display, pause: Duration) {
+    let pause_s = pause.as_secs_f32();
+    if pause < LOUD_PAUSE {
+        tracing::debug!(%error, pause_s, "trying again");
+    } else {
+        tracing::warn!(%error, pause_s, "still failing, trying again");
+    }
 }
 
 /// The pauses of a loop that never gives up: they grow to the policy's longest and stay there, jittered.
@@ -160,11 +171,15 @@ mod tests {
 
     async fn failing(error: &'static str, good_after: u32) -> (Result<u32, &'static str>, u32) {
         let calls = Cell::new(0);
-        let result = retry(POLICY, |e: &&str| *e == "busy", || {
-            calls.set(calls.get() + 1);
-            let n = calls.get();
-            async move { if n > good_after { Ok(n) } else { Err(error) } }
-        })
+        let result = retry(
+            POLICY,
+            |e: &&str| *e == "busy",
+            || {
+                calls.set(calls.get() + 1);
+                let n = calls.get();
+                async move { if n > good_after { Ok(n) } else { Err(error) } }
+            },
+        )
         .await;
         (result, calls.get())
     }

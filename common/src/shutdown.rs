@@ -118,7 +118,8 @@ async fn listen(mut signals: Signals, shutdown: Shutdown) {
             // which in a process full of native threads may hang, and hanging is why a third signal came.
             unsafe { libc::_exit(SIGNAL_EXIT_BASE + number) }
         }
-        let asked = if shutdown.now.is_cancelled() { "stopping at once" } else { "finishing what is in flight" };
+        let asked =
+            if shutdown.now.is_cancelled() { "stopping at once" } else { "finishing what is in flight" };
         tracing::info!(signal = number, "{asked}");
     }
 }
@@ -157,7 +158,9 @@ mod tests {
             assert_eq!(unsafe { libc::raise(libc::SIGINT) }, 0);
         };
         let wait = |token: CancellationToken| async move {
-            tokio::time::timeout(Duration::from_secs(10), token.cancelled()).await.expect("the signal is seen");
+            tokio::time::timeout(Duration::from_secs(10), token.cancelled())
+                .await
+                .expect("the signal is seen");
         };
         raise();
         wait(shutdown.draining.clone()).await;

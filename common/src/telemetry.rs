@@ -27,7 +27,9 @@ pub enum LogFormat {
 
 /// Logging that cannot be set up as asked.
 #[derive(Debug, thiserror::Error)]
-#[error("{variable} is `{value}`, which is no log filter: {reason}; it looks like info or trawl_common=debug,info")]
+#[error(
+    "{variable} is `{value}`, which is no log filter: {reason}; it looks like info or trawl_common=debug,info"
+)]
 pub struct TelemetryError {
     variable: &'static str,
     value: String,
@@ -40,9 +42,9 @@ pub struct TelemetryError {
 /// # Errors
 /// [`TelemetryError`] if the environment's filter is not one.
 pub fn init(format: LogFormat, default_level: Level) -> Result<(), TelemetryError> {
-    let asked = FILTER_VARIABLES
-        .iter()
-        .find_map(|&name| env::var(name).ok().filter(|value| !value.trim().is_empty()).map(|value| (name, value)));
+    let asked = FILTER_VARIABLES.iter().find_map(|&name| {
+        env::var(name).ok().filter(|value| !value.trim().is_empty()).map(|value| (name, value))
+    });
     let filter = filter(asked, default_level)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // An error means that a subscriber is there already; it stays.

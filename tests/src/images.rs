@@ -10,11 +10,14 @@ use std::{io::Cursor, path::Path};
 pub fn png(seed: u32, width: u32, height: u32) -> Vec<u8> {
     let pixel = |x: u32, y: u32| {
         let wave = x.wrapping_mul(seed % 7 + 1).wrapping_add(y.wrapping_mul(seed % 5 + 1));
-        let channel = |shift: u32| u8::try_from((wave.wrapping_add(seed.wrapping_mul(shift))) % 256).unwrap_or(0);
+        let channel =
+            |shift: u32| u8::try_from((wave.wrapping_add(seed.wrapping_mul(shift))) % 256).unwrap_or(0);
         Rgb([channel(3), channel(11), channel(29)])
     };
     let mut bytes = Cursor::new(Vec::new());
-    RgbImage::from_fn(width, height, pixel).write_to(&mut bytes, ImageFormat::Png).expect("encoding into memory");
+    RgbImage::from_fn(width, height, pixel)
+        .write_to(&mut bytes, ImageFormat::Png)
+        .expect("encoding into memory");
     bytes.into_inner()
 }
 

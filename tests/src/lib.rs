@@ -4,6 +4,7 @@
 //! test binary; a watchdog stops them when the binary ends, however it ends. Nothing here sleeps: waiting
 //! is always for a condition, with a deadline that fails the test.
 
+pub mod bucket;
 pub mod images;
 pub mod programs;
 pub mod rows;

@@ -38,7 +38,11 @@ fn built(name: &str) -> PathBuf {
     // target/debug/deps/NAME-HASH
     let target = test.ancestors().nth(2).expect("tests lie two folders below the programs");
     let path = target.join(name);
-    assert!(path.is_file(), "{} is not built: run `make test`, or `cargo build --workspace --bins --examples`", path.display());
+    assert!(
+        path.is_file(),
+        "{} is not built: run `make test`, or `cargo build --workspace --bins --examples`",
+        path.display()
+    );
     path
 }
 
@@ -121,7 +125,9 @@ impl Running {
 
     /// Waits until its log holds `text`.
     pub fn wait_for_log(&self, text: &str, limit: Duration) {
-        crate::wait::until(&format!("`{text}` in the log"), limit, || self.log().contains(text).then_some(()));
+        crate::wait::until(&format!("`{text}` in the log"), limit, || {
+            self.log().contains(text).then_some(())
+        });
     }
 
     /// Sends it a signal.

@@ -14,5 +14,8 @@ pub fn of_folder(out: &Path) -> Vec<ResultRow> {
         .filter(|path| path.extension().is_some_and(|e| e == "parquet"))
         .collect();
     parts.sort();
-    parts.iter().flat_map(|part| read_rows(std::fs::read(part).expect("a part").into()).expect("rows")).collect()
+    parts
+        .iter()
+        .flat_map(|part| read_rows(std::fs::read(part).expect("a part").into()).expect("rows"))
+        .collect()
 }

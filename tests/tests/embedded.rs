@@ -140,7 +140,11 @@ fn bad_input_is_one_clear_line_and_leaves_nothing() {
         (&["ftp://x", "--model", model], 2, "s3://"),
     ];
     for (arguments, code, words) in cases {
-        let ended = run(program("trawl").current_dir(job.dir.path()).arg("run").args(arguments).args(["--out", "out"]));
+        let ended = run(program("trawl")
+            .current_dir(job.dir.path())
+            .arg("run")
+            .args(arguments)
+            .args(["--out", "out"]));
         let ended = ended.expect(code);
         assert!(ended.stderr.contains(words), "{arguments:?}: {}", ended.stderr);
         assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);

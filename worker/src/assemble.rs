@@ -18,7 +18,13 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 use tokio::sync::watch;
-use trawl_common::{broker::Broker, job::QueueName, ledger::Ledger, model_file::{self, ModelFile}, storage::Stores};
+use trawl_common::{
+    broker::Broker,
+    job::QueueName,
+    ledger::Ledger,
+    model_file::{self, ModelFile},
+    storage::Stores,
+};
 
 /// The seams a pipeline stands on.
 pub struct Seams {
@@ -44,7 +50,9 @@ pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
             DeviceChoice::Auto if std::path::Path::new("/dev/nvidia0").exists() => {
                 match cuda::load(args.cuda_lib.as_deref()) {
                     Ok(()) => devices.extend((0..torchscript::cuda_devices()).map(Device::Cuda)),
-                    Err(error) => tracing::warn!(%error, "there is a GPU that cannot be used; going on with the CPU"),
+                    Err(error) => {
+                        tracing::warn!(%error, "there is a GPU that cannot be used; going on with the CPU")
+                    }
                 }
             }
             DeviceChoice::Auto => {}
@@ -55,7 +63,9 @@ pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
     }
     let cuda_wanted = devices.iter().any(|device| *device != Device::Cpu);
     if cuda_wanted && devices.contains(&Device::Cpu) {
-        return Err(ModelError::Device("a worker runs on the CPU or on CUDA devices, not on both: start two workers".into()));
+        return Err(ModelError::Device(
+            "a worker runs on the CPU or on CUDA devices, not on both: start two workers".into(),
+        ));
     }
     if cuda_wanted {
         cuda::load(args.cuda_lib.as_deref())?;
@@ -111,5 +121,10 @@ fn worker_name() -> String {
     let host: String = host.trim().chars().filter(char::is_ascii_graphic).take(64).collect();
     // The standard library's hasher is seeded from the system's randomness.
     let random = RandomState::new().build_hasher().finish();
-    format!("{}-{}-{:08x}", if host.is_empty() { "worker" } else { &host }, std::process::id(), random & 0xffff_ffff)
+    format!(
+        "{}-{}-{:08x}",
+        if host.is_empty() { "worker" } else { &host },
+        std::process::id(),
+        random & 0xffff_ffff
+    )
 }

@@ -100,22 +100,48 @@ fn answer(model: &dyn Model, spec: &BundleSpec, image: &std::path::Path) -> Resu
             .iter()
             .map(|class| json!({"idx": class.index, "label": class.label, "prob": class.probability}))
             .collect()),
-        Prediction::Vector(values) => Ok(json!({"length": values.len(), "first": values.iter().take(SHOWN).collect::<Vec<_>>()})),
+        Prediction::Vector(values) => {
+            Ok(json!({"length": values.len(), "first": values.iter().take(SHOWN).collect::<Vec<_>>()}))
+        }
     }
 }
 
 fn print_text(report: &serde_json::Value) {
     let input = &report["input"];
-    println!("model       {} ({})", report["name"].as_str().unwrap_or_default(), report["sha256"].as_str().unwrap_or_default());
-    println!("head        {} ({} numbers an image, {} labels)", report["head"].as_str().unwrap_or_default(), report["outputs"], report["labels"]);
-    println!("input       {} pixels, resize {} ({}, {})", input["crop"], input["resize"], input["resize_mode"].as_str().unwrap_or_default(), input["interpolation"].as_str().unwrap_or_default());
+    println!(
+        "model       {} ({})",
+        report["name"].as_str().unwrap_or_default(),
+        report["sha256"].as_str().unwrap_or_default()
+    );
+    println!(
+        "head        {} ({} numbers an image, {} labels)",
+        report["head"].as_str().unwrap_or_default(),
+        report["outputs"],
+        report["labels"]
+    );
+    println!(
+        "input       {} pixels, resize {} ({}, {})",
+        input["crop"],
+        input["resize"],
+        input["resize_mode"].as_str().unwrap_or_default(),
+        input["interpolation"].as_str().unwrap_or_default()
+    );
     println!("normalise   mean {} std {}", input["mean"], input["std"]);
-    println!("device      {}, loaded in {:.0} ms", report["device"].as_str().unwrap_or_default(), report["load_ms"].as_f64().unwrap_or_default());
-    println!("forward     {:.1} images/s on one thread, {} at a time", report["forward_images_per_second"].as_f64().unwrap_or_default(), report["micro_batch"]);
+    println!(
+        "device      {}, loaded in {:.0} ms",
+        report["device"].as_str().unwrap_or_default(),
+        report["load_ms"].as_f64().unwrap_or_default()
+    );
+    println!(
+        "forward     {:.1} images/s on one thread, {} at a time",
+        report["forward_images_per_second"].as_f64().unwrap_or_default(),
+        report["micro_batch"]
+    );
     match &report["answer"] {
         serde_json::Value::Array(classes) => {
             for class in classes {
-                let name = class["label"].as_str().map_or_else(|| class["idx"].to_string(), ToOwned::to_owned);
+                let name =
+                    class["label"].as_str().map_or_else(|| class["idx"].to_string(), ToOwned::to_owned);
                 println!("  {:6.3}  {name}", class["prob"].as_f64().unwrap_or_default());
             }
         }

@@ -276,7 +276,9 @@ mod tests {
 
     #[test]
     fn serve_is_the_default_and_takes_its_flags() {
-        let cli = Cli::try_parse_from(["trawl-worker", "--queue", "q1", "--threads", "3", "--micro-batch", "auto"]).unwrap();
+        let cli =
+            Cli::try_parse_from(["trawl-worker", "--queue", "q1", "--threads", "3", "--micro-batch", "auto"])
+                .unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.serve.queue.as_str(), "q1");
         assert_eq!(cli.serve.compute.thread_count(), 3);

@@ -55,7 +55,12 @@ pub trait Loader: Send + Sync {
     ///
     /// # Errors
     /// [`ModelError`] in words for the person who made the bundle.
-    fn load(&self, path: &Path, spec: &BundleSpec, precision: Precision) -> Result<Vec<Box<dyn Model>>, ModelError>;
+    fn load(
+        &self,
+        path: &Path,
+        spec: &BundleSpec,
+        precision: Precision,
+    ) -> Result<Vec<Box<dyn Model>>, ModelError>;
 }
 
 /// Loads TorchScript onto the worker's devices.
@@ -65,8 +70,14 @@ pub struct TorchLoader {
 }
 
 impl Loader for TorchLoader {
-    fn load(&self, path: &Path, spec: &BundleSpec, precision: Precision) -> Result<Vec<Box<dyn Model>>, ModelError> {
-        let load = |device| TorchScript::load(path, spec, device, precision).map(|m| Box::new(m) as Box<dyn Model>);
+    fn load(
+        &self,
+        path: &Path,
+        spec: &BundleSpec,
+        precision: Precision,
+    ) -> Result<Vec<Box<dyn Model>>, ModelError> {
+        let load =
+            |device| TorchScript::load(path, spec, device, precision).map(|m| Box::new(m) as Box<dyn Model>);
         self.devices.iter().map(|device| load(*device)).collect()
     }
 }
@@ -120,14 +131,17 @@ impl Jobs {
         let place = Location::parse(out, Path::new("/")).map_err(|e| Failure::Job(e.to_string()))?;
         let layout = OutputLayout::new(place.clone());
         let json = self.stores.open(&place).await.get(&layout.job(), MAX_SPEC_BYTES).await?.bytes;
-        let spec = JobSpec::parse(&json).map_err(|e| Failure::Job(trawl_common::disposition::describe(&e)))?;
+        let spec =
+            JobSpec::parse(&json).map_err(|e| Failure::Job(trawl_common::disposition::describe(&e)))?;
         if spec.job != *job {
             return Err(Failure::Job(format!("`{out}` belongs to job `{}`, not to `{job}`", spec.job)));
         }
         let model = self.model(&spec).await?;
         let columns = match model.spec.head {
             Head::Classification => Columns::Classes,
-            Head::Embedding | Head::Raw => Columns::Vector(u32::try_from(model.replicas[0].width()).unwrap_or(u32::MAX)),
+            Head::Embedding | Head::Raw => {
+                Columns::Vector(u32::try_from(model.replicas[0].width()).unwrap_or(u32::MAX))
+            }
         };
         let recipe = Recipe {
             input: model.spec.input.clone(),

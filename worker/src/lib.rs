@@ -4,7 +4,6 @@
 //! `main -> serve | run -> pipeline -> stages -> common`; stages never import each other. Only
 //! `model::torchscript` (and `model::write`, which makes bundles) name tch.
 
-
 pub mod allocator;
 pub mod assemble;
 pub mod check_model;

@@ -33,7 +33,8 @@ fn main() -> ExitCode {
     if let Err(error) = telemetry::init(cli.log_format, level) {
         return fail(&error);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),

@@ -6,7 +6,23 @@
 use crate::pipeline::meters::{Meters, Stage};
 use serde_json::{Value, json};
 use std::{fmt::Write, time::Duration};
-use trawl_common::ledger::Progress;
+use trawl_common::{config::OutputFormat, ledger::Progress, planning::DryRun};
+
+/// Prints what a run would take.
+pub fn print_dry_run(found: &DryRun, output: OutputFormat) {
+    if output == OutputFormat::Json {
+        println!("{}", serde_json::to_string(found).expect("plain data"));
+        return;
+    }
+    println!("{} images, {} bytes, {} batches", found.images, found.bytes, found.batches);
+    for (extension, count) in &found.by_extension {
+        println!("  {count:>8} {extension}");
+    }
+    println!("left out by name: {}, names that are not text: {}", found.skipped, found.unlistable);
+    for key in &found.first_keys {
+        println!("  {key}");
+    }
+}
 
 /// The end-of-run report.
 pub struct Report<'a> {
@@ -43,10 +59,8 @@ impl Report<'_> {
             let _infallible = writeln!(text, "  {count:>8} {code}");
         }
         if self.computed > 0 {
-            let stages: Vec<String> = self
-                .stages()
-                .map(|(stage, ms, _)| format!("{} {ms:.2}", stage.name()))
-                .collect();
+            let stages: Vec<String> =
+                self.stages().map(|(stage, ms, _)| format!("{} {ms:.2}", stage.name())).collect();
             let _infallible = writeln!(text, "ms an image by stage: {}", stages.join(", "));
         }
         let _infallible = writeln!(text, "results: {}", p.out);
@@ -59,7 +73,9 @@ impl Report<'_> {
         if let Some(fields) = value.as_object_mut() {
             let stages = self
                 .stages()
-                .map(|(stage, ms, count)| (stage.name().to_owned(), json!({"ms_per_image": ms, "count": count})))
+                .map(|(stage, ms, count)| {
+                    (stage.name().to_owned(), json!({"ms_per_image": ms, "count": count}))
+                })
                 .collect();
             fields.insert("images_computed".into(), json!(self.computed));
             fields.insert("seconds".into(), json!(self.elapsed.as_secs_f64()));

@@ -10,7 +10,7 @@ use crate::{
     http,
     pipeline::{Drained, Pipeline},
     progress::{Display, TICK},
-    report::Report,
+    report::{self, Report},
 };
 use anyhow::{Context, Result, anyhow};
 use std::{
@@ -28,8 +28,8 @@ use trawl_common::{
     location::Location,
     model_file::{self, ModelFile},
     planning::{
-        PlanError,
-        submit::{DEFAULT_WINDOW, Enlisting, Opened, Planned, dry_run, enlist, open_output},
+        PlanError, dry_run,
+        submit::{Enlisting, Opened, PUBLISH_WINDOW, Planned, enlist, open_output},
     },
     results::{Manifest, OutputLayout},
     shutdown::Shutdown,
@@ -59,7 +59,7 @@ pub async fn run(args: RunArgs, output: OutputFormat, shutdown: Shutdown, starte
     let (spec, file) = spec(&args, &base_dir, &stores).await?;
     if args.dry_run {
         let found = dry_run(&spec, &stores).await?;
-        crate::report::print_dry_run(&found, output);
+        report::print_dry_run(&found, output);
         return Ok(exit::OK);
     }
     if let Some(code) = already_complete(&spec, &stores, output, args.strict).await? {
@@ -70,7 +70,8 @@ pub async fn run(args: RunArgs, output: OutputFormat, shutdown: Shutdown, starte
     let broker = Arc::new(MemoryBroker::with_capacity(QUEUED_BATCHES));
     let ledger = Arc::new(MemoryLedger::new());
     let seams = Seams { broker: broker.clone(), ledger: ledger.clone(), stores: stores.clone() };
-    let (pipeline, threads) = assemble::pipeline(&args.compute, devices, spec.queue.clone(), seams, Some(file));
+    let (pipeline, threads) =
+        assemble::pipeline(&args.compute, devices, spec.queue.clone(), seams, Some(file));
     // A model that does not load, or a source without images, must leave nothing half-made.
     pipeline.jobs.model(&spec).await.context("the model cannot be used")?;
     let (opened, spec) = open_output(&spec, &stores).await?;
@@ -81,7 +82,9 @@ pub async fn run(args: RunArgs, output: OutputFormat, shutdown: Shutdown, starte
     let consumer = broker.consume(&spec.queue, args.prefetch).await?;
     if let Some(address) = args.http {
         let serving = http::serve(address, pipeline.meters.clone(), consumer.attached()).await;
-        serving.with_context(|| format!("the health endpoint cannot listen on {address}: choose another --http"))?;
+        serving.with_context(|| {
+            format!("the health endpoint cannot listen on {address}: choose another --http")
+        })?;
     }
     let serving = {
         let (pipeline, shutdown) = (pipeline.clone(), shutdown.clone());
@@ -111,7 +114,8 @@ async fn spec(args: &RunArgs, base_dir: &Path, stores: &Arc<Stores>) -> Result<(
     }
     let file = model_file::obtain(stores, &place, None, &cache).await?;
     BundleSpec::read(&file.path)?;
-    let spec = args.job.spec(base_dir, ModelRef { location: place.to_string(), sha256: file.sha256.clone() })?;
+    let spec =
+        args.job.spec(base_dir, ModelRef { location: place.to_string(), sha256: file.sha256.clone() })?;
     Ok((spec, file))
 }
 
@@ -211,7 +215,7 @@ impl Embedded {
                 stores: &stores,
                 broker: &*broker,
                 ledger: &*ledger,
-                window: DEFAULT_WINDOW,
+                window: PUBLISH_WINDOW,
             };
             enlist(ctx, &mut |_| {}, &cancel).await
         })
@@ -242,7 +246,11 @@ impl Embedded {
                 "interrupted: {done} of {}{more} images are done; run the same command again to go on",
                 progress.images_planned
             );
-            return Ok(self.shutdown.exit_code().and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILED));
+            return Ok(self
+                .shutdown
+                .exit_code()
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(exit::FAILED));
         }
         let report = Report {
             progress: &progress,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use trawl_common::{
     broker::{Broker, rabbit::RabbitBroker},
     config::exit,
-    ledger::redis::RedisLedger,
+    ledger::{Ledger, redis::RedisLedger},
     shutdown::Shutdown,
     storage::Stores,
     tls,
@@ -29,16 +29,16 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     let compute = args.compute.clone();
     let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;
     let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::connect(&args.services.amqp_url).await?);
-    let ledger = Arc::new(RedisLedger::connect(&args.services.redis_url).await?);
+    let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::connect(&args.services.redis_url).await?);
     broker.ensure_queue(&args.queue).await?;
     let consumer = broker.consume(&args.queue, args.prefetch).await?;
     let seams = Seams { broker, ledger, stores: Stores::new() };
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
     let (pipeline, threads) = assemble::pipeline(&args.compute, devices, args.queue.clone(), seams, None);
     if let Some(address) = args.http {
-        http::serve(address, pipeline.meters.clone(), consumer.attached())
-            .await
-            .with_context(|| format!("the health endpoint cannot listen on {address}: choose another --http"))?;
+        http::serve(address, pipeline.meters.clone(), consumer.attached()).await.with_context(|| {
+            format!("the health endpoint cannot listen on {address}: choose another --http")
+        })?;
     }
     tracing::info!(
         worker = %pipeline.worker, queue = %args.queue, device = %shown.join(","),

@@ -1,1 +1,241 @@
-//! stub
+//! What every [`Ledger`] must do.
+//!
+//! [`suite`] works on jobs of its own, named by `name`, and minds no others.
+
+use crate::{
+    batch::BatchNumber,
+    error_code::ErrorCode,
+    job::JobId,
+    ledger::{BatchOutcome, Completion, JobRecord, JobState, Ledger, Progress},
+};
+use futures::future::join_all;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// More jobs than a ledger under test has.
+const ALL_JOBS: usize = 10_000;
+
+/// Checks everything on jobs whose ids begin with `name`, which must be new to the ledger.
+pub async fn suite(ledger: Arc<dyn Ledger>, name: &str) {
+    let job = |what: &str| -> JobId { format!("{name}-{what}").parse().expect("a short name") };
+    unknown_jobs(&*ledger, &job("unknown")).await;
+    counts_once(&ledger, &job("once")).await;
+    errors_by_code(&*ledger, &job("errors")).await;
+    done_after_the_plan(&*ledger, &job("done")).await;
+    plan_after_the_work(&*ledger, &job("late-plan")).await;
+    plans_only_grow(&*ledger, &job("grow")).await;
+    cancel_and_reopen(&*ledger, &job("cancel")).await;
+    work_before_open(&*ledger, &job("wiped")).await;
+    large_numbers(&*ledger, &job("large")).await;
+    newest_first(&*ledger, name).await;
+}
+
+fn record(job: &JobId, created_unix_ms: u64) -> JobRecord {
+    JobRecord { job: job.clone(), out: format!("s3://b/{job}"), queue: "default".into(), created_unix_ms }
+}
+
+async fn open(ledger: &dyn Ledger, job: &JobId) {
+    ledger.open(&record(job, 1_700_000_000_123)).await.expect("open");
+}
+
+async fn progress(ledger: &dyn Ledger, job: &JobId) -> Progress {
+    ledger.progress(job).await.expect("progress").expect("the job is known")
+}
+
+async fn complete(ledger: &dyn Ledger, job: &JobId, batch: u64, images_ok: u64) -> Completion {
+    let outcome = BatchOutcome { images_ok, ..BatchOutcome::default() };
+    ledger.complete(job, BatchNumber(batch), &outcome).await.expect("complete")
+}
+
+/// Nothing is known of a job that nobody opened, and asking does not make it known.
+pub async fn unknown_jobs(ledger: &dyn Ledger, job: &JobId) {
+    for _ in 0..2 {
+        assert_eq!(ledger.state(job).await.expect("state"), None);
+        assert_eq!(ledger.progress(job).await.expect("progress"), None);
+        assert!(!ledger.is_done(job, BatchNumber(0)).await.expect("is_done"));
+        assert!(!ledger.cancel(job).await.expect("cancel"));
+    }
+    assert!(ledger.jobs(ALL_JOBS).await.expect("jobs").iter().all(|progress| progress.job != *job));
+}
+
+/// Of 32 concurrent completions of each batch one counts.
+pub async fn counts_once(ledger: &Arc<dyn Ledger>, job: &JobId) {
+    const BATCHES: u64 = 8;
+    const RACERS: usize = 32;
+    open(&**ledger, job).await;
+    for batch in 0..BATCHES {
+        assert!(!ledger.is_done(job, BatchNumber(batch)).await.expect("is_done"));
+        let race = (0..RACERS).map(|_| {
+            let (ledger, job) = (ledger.clone(), job.clone());
+            let errors = BTreeMap::from([(ErrorCode::Truncated, 1)]);
+            let outcome = BatchOutcome { images_ok: 9, images_failed: 1, errors };
+            tokio::spawn(async move { ledger.complete(&job, BatchNumber(batch), &outcome).await })
+        });
+        let first = join_all(race)
+            .await
+            .into_iter()
+            .filter(|answer| answer.as_ref().expect("no panic").as_ref().expect("no error").first);
+        assert_eq!(first.count(), 1, "batch {batch}");
+        assert!(ledger.is_done(job, BatchNumber(batch)).await.expect("is_done"));
+    }
+    let seen = progress(&**ledger, job).await;
+    assert_eq!((seen.batches_done, seen.images_ok, seen.images_failed), (BATCHES, 9 * BATCHES, BATCHES));
+    assert_eq!(seen.errors, BTreeMap::from([(ErrorCode::Truncated, BATCHES)]));
+    assert!(seen.images_per_second > 0.0, "work was done just now");
+    assert_eq!(seen.eta_seconds, None, "the plan is not at its end");
+}
+
+/// Failed images add up by code.
+pub async fn errors_by_code(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    for (batch, codes) in [
+        &[(ErrorCode::NotFound, 2), (ErrorCode::Corrupt, 1)][..],
+        &[(ErrorCode::Corrupt, 4)],
+        &[],
+        &[(ErrorCode::CrashedWorker, 1)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let errors: BTreeMap<_, _> = codes.iter().copied().collect();
+        let outcome = BatchOutcome { images_ok: 1, images_failed: errors.values().sum(), errors };
+        ledger.complete(job, BatchNumber(batch as u64), &outcome).await.expect("complete");
+    }
+    let seen = progress(ledger, job).await;
+    let expected = [(ErrorCode::NotFound, 2), (ErrorCode::Corrupt, 5), (ErrorCode::CrashedWorker, 1)];
+    assert_eq!(seen.errors, expected.into_iter().collect());
+    assert_eq!((seen.images_ok, seen.images_failed), (4, 8));
+}
+
+/// A job is done when its plan is at its end and all of it is done; repeated completions still say so.
+pub async fn done_after_the_plan(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    ledger.planned(job, 2, 20).await.expect("planned");
+    assert_eq!(complete(ledger, job, 0, 10).await, Completion { first: true, job_done: false });
+    let two_of_two = complete(ledger, job, 1, 10).await;
+    assert_eq!(two_of_two, Completion { first: true, job_done: false }, "the listing may go on");
+    assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Enqueuing));
+    assert!(!ledger.plan_complete(job, 3, 30).await.expect("plan_complete"));
+    assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Running));
+    assert!(progress(ledger, job).await.eta_seconds.is_some_and(|eta| eta > 0.0));
+    assert_eq!(complete(ledger, job, 0, 10).await, Completion { first: false, job_done: false });
+    assert_eq!(complete(ledger, job, 2, 10).await, Completion { first: true, job_done: true });
+    for batch in 0..3 {
+        let repeated = complete(ledger, job, batch, 10).await;
+        assert_eq!(
+            repeated,
+            Completion { first: false, job_done: true },
+            "a crash before the finalize message"
+        );
+    }
+    assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Running), "until `_SUCCESS` is there");
+    ledger.finalized(job).await.expect("finalized");
+    ledger.finalized(job).await.expect("finalized twice");
+    let seen = progress(ledger, job).await;
+    assert_eq!((seen.state, seen.images_ok, seen.images_planned), (JobState::Complete, 30, 30));
+    assert!(!ledger.cancel(job).await.expect("cancel"), "it is complete");
+    open(ledger, job).await;
+    assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Complete));
+}
+
+/// Workers may be quicker than the producer; a plan of nothing is done at once.
+pub async fn plan_after_the_work(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    for batch in 0..2 {
+        complete(ledger, job, batch, 5).await;
+    }
+    assert!(ledger.plan_complete(job, 2, 10).await.expect("plan_complete"));
+    assert!(ledger.plan_complete(job, 2, 10).await.expect("plan_complete"), "asked again");
+    let empty: JobId = format!("{job}-empty").parse().expect("a short name");
+    open(ledger, &empty).await;
+    assert!(ledger.plan_complete(&empty, 0, 0).await.expect("plan_complete"));
+    let seen = progress(ledger, &empty).await;
+    assert_eq!((seen.images_per_second, seen.eta_seconds), (0.0, None));
+}
+
+/// What is planned only grows, whatever comes late.
+pub async fn plans_only_grow(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    for (batches, images) in [(5, 50), (3, 30), (9, 90), (8, 95)] {
+        ledger.planned(job, batches, images).await.expect("planned");
+    }
+    ledger.plan_complete(job, 4, 40).await.expect("plan_complete");
+    ledger.planned(job, 1, 1).await.expect("planned");
+    let seen = progress(ledger, job).await;
+    assert_eq!((seen.batches_planned, seen.images_planned, seen.state), (9, 95, JobState::Running));
+}
+
+/// A cancelled job stays so until it is opened again, and keeps its counters; opening twice changes nothing.
+pub async fn cancel_and_reopen(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    let other = JobRecord { out: "elsewhere".into(), queue: "other".into(), ..record(job, 5) };
+    ledger.open(&other).await.expect("open again");
+    complete(ledger, job, 0, 3).await;
+    let seen = progress(ledger, job).await;
+    let expected = record(job, 1_700_000_000_123);
+    assert_eq!(
+        (seen.out, seen.queue, seen.created_unix_ms),
+        (expected.out, expected.queue, expected.created_unix_ms)
+    );
+
+    assert!(ledger.cancel(job).await.expect("cancel"));
+    assert!(ledger.cancel(job).await.expect("cancel"), "cancelling twice is no error");
+    assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Cancelled));
+    ledger.planned(job, 2, 6).await.expect("planned");
+    assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Cancelled));
+    open(ledger, job).await;
+    assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Enqueuing));
+
+    ledger.plan_complete(job, 2, 6).await.expect("plan_complete");
+    assert!(ledger.cancel(job).await.expect("cancel"));
+    open(ledger, job).await;
+    let seen = progress(ledger, job).await;
+    assert_eq!((seen.state, seen.batches_done, seen.images_ok), (JobState::Running, 1, 3));
+}
+
+/// After the ledger was wiped workers go on completing; the job is unknown until it is opened, then it has
+/// what was counted meanwhile.
+pub async fn work_before_open(ledger: &dyn Ledger, job: &JobId) {
+    assert!(complete(ledger, job, 7, 4).await.first);
+    assert_eq!(ledger.state(job).await.expect("state"), None);
+    assert_eq!(ledger.progress(job).await.expect("progress"), None);
+    assert!(!ledger.cancel(job).await.expect("cancel"));
+    open(ledger, job).await;
+    assert!(ledger.is_done(job, BatchNumber(7)).await.expect("is_done"));
+    let seen = progress(ledger, job).await;
+    assert_eq!((seen.state, seen.batches_done, seen.images_ok), (JobState::Enqueuing, 1, 4));
+}
+
+/// A billion images in four million batches; beyond every plan is an error, not a gigabyte.
+pub async fn large_numbers(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    ledger.planned(job, 4_000_001, 1_024_000_256).await.expect("planned");
+    assert!(complete(ledger, job, 4_000_000, 256).await.first);
+    assert!(!complete(ledger, job, 4_000_000, 256).await.first);
+    assert!(ledger.is_done(job, BatchNumber(4_000_000)).await.expect("is_done"));
+    assert!(!ledger.is_done(job, BatchNumber(3_999_999)).await.expect("is_done"));
+    let seen = progress(ledger, job).await;
+    assert_eq!((seen.batches_planned, seen.images_planned), (4_000_001, 1_024_000_256));
+    for batch in [1 << 32, u64::MAX] {
+        let refused = ledger.complete(job, BatchNumber(batch), &BatchOutcome::default()).await;
+        assert!(refused.is_err_and(|e| !e.is_transient()), "batch {batch}");
+        assert!(ledger.is_done(job, BatchNumber(batch)).await.is_err(), "batch {batch}");
+    }
+}
+
+/// Jobs come newest first, equally old ones by name backwards, and no more than asked for.
+pub async fn newest_first(ledger: &dyn Ledger, name: &str) {
+    // Later than every other job of the suite.
+    let base = 4_000_000_000_000;
+    let made = [("b", 2), ("a", 2), ("new", 3), ("old", 1)];
+    for (what, age) in made {
+        let job: JobId = format!("{name}-order-{what}").parse().expect("a short name");
+        ledger.open(&record(&job, base + age)).await.expect("open");
+    }
+    let all = ledger.jobs(ALL_JOBS).await.expect("jobs");
+    let ours: Vec<_> =
+        all.iter().filter_map(|p| p.job.as_str().strip_prefix(&format!("{name}-order-"))).collect();
+    assert_eq!(ours, ["new", "b", "a", "old"]);
+    assert!(all.windows(2).all(|pair| pair[0].created_unix_ms >= pair[1].created_unix_ms));
+    assert_eq!(ledger.jobs(2).await.expect("jobs").len(), 2);
+    assert!(ledger.jobs(0).await.expect("jobs").is_empty());
+}

@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// Redis cannot be reached or does not answer.
-    #[error("the ledger at {ledger} is not reachable: {reason}; is Redis running, and is TRAWL_REDIS_URL right?")]
+    #[error(
+        "the ledger at {ledger} is not reachable: {reason}; is Redis running, and is TRAWL_REDIS_URL right?"
+    )]
     Unreachable {
         /// Host and port, never the credentials.
         ledger: String,
@@ -151,8 +153,12 @@ pub trait Ledger: Send + Sync {
     async fn is_done(&self, job: &JobId, batch: BatchNumber) -> Result<bool, LedgerError>;
 
     /// Records a finished batch, once whatever the number of calls.
-    async fn complete(&self, job: &JobId, batch: BatchNumber, outcome: &BatchOutcome)
-    -> Result<Completion, LedgerError>;
+    async fn complete(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        outcome: &BatchOutcome,
+    ) -> Result<Completion, LedgerError>;
 
     /// Records that `_SUCCESS` is written.
     async fn finalized(&self, job: &JobId) -> Result<(), LedgerError>;

@@ -111,8 +111,10 @@ impl Scope {
     pub async fn check_sources(&self, stores: &Stores) -> Result<(), PlanError> {
         for source in &self.sources {
             let store = stores.open(&source.location).await;
-            let missing =
-                |reason: &str| PlanError::SourceMissing { given: source.given.clone(), reason: reason.to_owned() };
+            let missing = |reason: &str| PlanError::SourceMissing {
+                given: source.given.clone(),
+                reason: reason.to_owned(),
+            };
             if source.location.is_local() {
                 if tokio::fs::metadata(source.location.to_string()).await.is_err() {
                     return Err(missing(&format!("there is no {} on this machine", source.location)));
@@ -256,11 +258,14 @@ impl Lister {
             }
             Reach::Path => {
                 let path = source.location.to_string();
-                let metadata = tokio::fs::metadata(&path).await.map_err(|error| PlanError::SourceMissing {
-                    given: source.given.clone(),
-                    reason: error.to_string(),
+                let metadata = tokio::fs::metadata(&path).await.map_err(|error| {
+                    PlanError::SourceMissing { given: source.given.clone(), reason: error.to_string() }
                 })?;
-                if metadata.is_dir() { self.pages(source, store, &folder).await } else { self.single(source, store).await }
+                if metadata.is_dir() {
+                    self.pages(source, store, &folder).await
+                } else {
+                    self.single(source, store).await
+                }
             }
             Reach::ExactOrBelow => {
                 self.single(source, store).await?;
@@ -339,3 +344,7 @@ impl Lister {
         self.send.send(Ok(page)).await.map_err(|_| Stop::Enough)
     }
 }
+
+#[cfg(test)]
+#[path = "enumerate_tests.rs"]
+mod tests;

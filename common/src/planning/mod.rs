@@ -167,3 +167,6 @@ impl PlanError {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

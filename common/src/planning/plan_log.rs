@@ -55,12 +55,15 @@ impl PlanLog {
     /// [`PlanError::BrokenPlan`] if they do not follow one another.
     pub async fn catch_up(&mut self) -> Result<(), PlanError> {
         loop {
-            let footer = match PlanFileFooter::fetch(&*self.store, &self.layout.plan_file(self.next_file)).await {
-                Ok(footer) => footer,
-                Err(FetchFooterError::Storage(error)) if error.is_not_found() => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            if footer.first_batch.0 != self.next_batch || footer.cursor.images != self.cursor.images + footer.images {
+            let footer =
+                match PlanFileFooter::fetch(&*self.store, &self.layout.plan_file(self.next_file)).await {
+                    Ok(footer) => footer,
+                    Err(FetchFooterError::Storage(error)) if error.is_not_found() => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                };
+            if footer.first_batch.0 != self.next_batch
+                || footer.cursor.images != self.cursor.images + footer.images
+            {
                 let (file, first, images) = (self.next_file, footer.first_batch.0, footer.cursor.images);
                 return Err(self.broken(format!(
                     "file {file} begins with batch {first} and ends at image {images}, it should begin with batch {} \
@@ -83,7 +86,8 @@ impl PlanLog {
         let encoded = tokio::task::spawn_blocking(move || {
             encode_plan_file(slice.first_batch, &slice.batches, &slice.cursor)
         });
-        let bytes = finished(encoded.await).map_err(|reason| PlanError::PlanFile { key: key.clone(), reason })?;
+        let bytes =
+            finished(encoded.await).map_err(|reason| PlanError::PlanFile { key: key.clone(), reason })?;
         if self.store.put_if_absent(&key, bytes.clone()).await? == PutOutcome::AlreadyExists {
             // Equal plans have equal bytes: it may be our own put, whose reply was lost.
             let there = self.store.get(&key, MAX_PLAN_FILE_BYTES).await?;
@@ -160,8 +164,6 @@ pub async fn read_batches(
 }
 
 /// The result of work on a blocking thread, which is never aborted; its panic is ours.
-fn finished<T>(
-    joined: Result<Result<T, PlanFileError>, tokio::task::JoinError>,
-) -> Result<T, PlanFileError> {
+fn finished<T>(joined: Result<Result<T, PlanFileError>, tokio::task::JoinError>) -> Result<T, PlanFileError> {
     joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

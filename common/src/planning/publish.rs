@@ -36,12 +36,16 @@ where
 }
 
 /// The batches of an output that have a part.
-pub(super) async fn parts_there(store: &dyn Storage, layout: &OutputLayout) -> Result<HashSet<u64>, PlanError> {
+pub(super) async fn parts_there(
+    store: &dyn Storage,
+    layout: &OutputLayout,
+) -> Result<HashSet<u64>, PlanError> {
     let mut there = HashSet::new();
     let prefix = layout.part_prefix();
     let mut pages = store.list(&prefix, None);
     while let Some(page) = pages.next().await {
-        there.extend(page?.objects.iter().filter_map(|object| layout.batch_of_part(&object.key)).map(|n| n.0));
+        there
+            .extend(page?.objects.iter().filter_map(|object| layout.batch_of_part(&object.key)).map(|n| n.0));
     }
     Ok(there)
 }
@@ -74,7 +78,8 @@ pub(super) async fn publish_finalize(ctx: &Enlisting<'_>) -> Result<(), PlanErro
 async fn publish_message(ctx: &Enlisting<'_>, message: &Message) -> Result<(), PlanError> {
     let publication = Publication::new(message.to_json());
     let queue = &ctx.spec.queue;
-    let sent = retry(ENLIST_RETRY, BrokerError::is_transient, || ctx.broker.publish(queue, publication.clone()));
+    let sent =
+        retry(ENLIST_RETRY, BrokerError::is_transient, || ctx.broker.publish(queue, publication.clone()));
     Ok(sent.await?)
 }
 

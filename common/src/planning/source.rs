@@ -55,7 +55,11 @@ impl Source {
                 Some(at) => Self::glob(given, at + given.len() - key.len(), base_dir),
                 None => Ok(Self {
                     given: given.to_owned(),
-                    reach: if key.is_empty() || key.ends_with('/') { Reach::Below } else { Reach::ExactOrBelow },
+                    reach: if key.is_empty() || key.ends_with('/') {
+                        Reach::Below
+                    } else {
+                        Reach::ExactOrBelow
+                    },
                     row_prefix: format!("s3://{bucket}/{key}"),
                     location,
                 }),

@@ -62,6 +62,11 @@ impl FetchFooterError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Storage(error) if error.is_transient())
     }
+
+    /// Whether there is no such object.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.is_not_found())
+    }
 }
 
 /// The entries of a footer, and the number of rows that Parquet itself counts.
@@ -145,8 +150,7 @@ impl FooterEntries {
     /// # Errors
     /// [`FooterError`] if it is missing or does not parse.
     pub fn json<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<T, FooterError> {
-        serde_json::from_str(self.text(name)?)
-            .map_err(|e| FooterError::Bad { name, reason: e.to_string() })
+        serde_json::from_str(self.text(name)?).map_err(|e| FooterError::Bad { name, reason: e.to_string() })
     }
 }
 

@@ -51,7 +51,9 @@ pub enum PartError {
         reason: String,
     },
     /// The footer counts other rows than there are; see [`PartFooter::counted`].
-    #[error("the footer of batch {batch} counts {said} rows with {said_failed} failures, there are {rows} with {failed}")]
+    #[error(
+        "the footer of batch {batch} counts {said} rows with {said_failed} failures, there are {rows} with {failed}"
+    )]
     Counts {
         /// The batch.
         batch: BatchNumber,
@@ -110,7 +112,12 @@ pub struct PartFooter {
 
 impl PartFooter {
     /// A footer for a batch of `spec`'s, written by this version, that counts no rows yet.
-    pub fn new(spec: &JobSpec, batch: BatchNumber, attempt_id: impl Into<String>, worker: impl Into<String>) -> Self {
+    pub fn new(
+        spec: &JobSpec,
+        batch: BatchNumber,
+        attempt_id: impl Into<String>,
+        worker: impl Into<String>,
+    ) -> Self {
         Self {
             job: spec.job.clone(),
             batch,
@@ -327,7 +334,9 @@ fn class_columns(rows: &[ResultRow]) -> Result<Vec<ArrayRef>, PartError> {
     Ok(vec![
         Arc::new(Int32Array::from_iter(best.iter().map(|class| class.map(|c| c.index)))),
         Arc::new(StringArray::from_iter(best.iter().map(|class| class.and_then(|c| c.label.as_deref())))),
-        Arc::new(arrow::array::Float32Array::from_iter(best.iter().map(|class| class.map(|c| c.probability)))),
+        Arc::new(arrow::array::Float32Array::from_iter(
+            best.iter().map(|class| class.map(|c| c.probability)),
+        )),
         Arc::new(topk),
     ])
 }

@@ -67,7 +67,9 @@ impl<'a> RowView<'a> {
             Ok(batch.column(index))
         };
         let wrong = || FooterError::Parquet("a column has another type than a part's".into());
-        let text = |name| -> Result<&'a StringArray, PartError> { Ok(column(name)?.as_string_opt().ok_or_else(wrong)?) };
+        let text = |name| -> Result<&'a StringArray, PartError> {
+            Ok(column(name)?.as_string_opt().ok_or_else(wrong)?)
+        };
         let int = |name| -> Result<&'a Int32Array, PartError> {
             Ok(column(name)?.as_primitive_opt::<Int32Type>().ok_or_else(wrong)?)
         };
@@ -91,9 +93,8 @@ impl<'a> RowView<'a> {
 
     fn row(&self, row: usize) -> Result<ResultRow, String> {
         let text = |column: &StringArray| column.is_valid(row).then(|| column.value(row).to_owned());
-        let pixels = |column: &Int32Array| {
-            column.is_valid(row).then(|| u32::try_from(column.value(row)).unwrap_or(0))
-        };
+        let pixels =
+            |column: &Int32Array| column.is_valid(row).then(|| u32::try_from(column.value(row)).unwrap_or(0));
         let code = text(self.error_code)
             .map(|code| code.parse::<ErrorCode>())
             .transpose()
@@ -175,7 +176,14 @@ mod tests {
     }
 
     fn row(key: &str, outcome: Outcome) -> ResultRow {
-        ResultRow { key: key.into(), etag: Some("e".into()), size: 7, width: Some(2), height: Some(3), outcome }
+        ResultRow {
+            key: key.into(),
+            etag: Some("e".into()),
+            size: 7,
+            width: Some(2),
+            height: Some(3),
+            outcome,
+        }
     }
 
     fn failed(key: &str, code: ErrorCode, message: &str) -> ResultRow {
@@ -239,7 +247,8 @@ mod tests {
         let rows = class_rows();
         let part = encode_part(&rows, Columns::Classes, &footer(&rows)).unwrap();
         let size = part.len() as u64;
-        let FooterError::NeedMore(needed) = PartFooter::read(&part.slice(part.len() - 8..), size).unwrap_err()
+        let FooterError::NeedMore(needed) =
+            PartFooter::read(&part.slice(part.len() - 8..), size).unwrap_err()
         else {
             panic!("eight bytes are no footer")
         };

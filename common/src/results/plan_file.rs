@@ -142,12 +142,16 @@ impl PlanFileFooter {
         };
         let bad = |name, reason| Err(FooterError::Bad { name, reason });
         if footer.images != entries.rows() {
-            return bad("trawl.images", format!("it says {}, the file has {}", footer.images, entries.rows()));
+            return bad(
+                "trawl.images",
+                format!("it says {}, the file has {}", footer.images, entries.rows()),
+            );
         }
         let sums = footer.runs.iter().try_fold((0_u64, 0_u64), |(batches, images), (size, n)| {
             Some((batches.checked_add(*n)?, images.checked_add(size.checked_mul(*n)?)?))
         });
-        if sums != Some((footer.batches, footer.images)) {
+        // An empty batch would let a few bytes claim any number of them.
+        if sums != Some((footer.batches, footer.images)) || footer.runs.iter().any(|(size, _)| *size == 0) {
             return bad("trawl.batch_images", "it does not sum to the batches and images".into());
         }
         Ok(footer)
@@ -233,7 +237,9 @@ pub fn read_plan_file(bytes: Bytes) -> Result<Vec<(BatchNumber, Vec<ImageRef>)>,
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
     let footer = PlanFileFooter::of(&FooterEntries::of(builder.metadata()))?;
     let wanted = schema();
-    let ours = |f: &Arc<Field>| builder.schema().field_with_name(f.name()).is_ok_and(|g| g.data_type() == f.data_type());
+    let ours = |f: &Arc<Field>| {
+        builder.schema().field_with_name(f.name()).is_ok_and(|g| g.data_type() == f.data_type())
+    };
     if !wanted.fields().iter().all(ours) {
         return Err(PlanFileError::Contradiction("its columns are not those of a plan".into()));
     }
@@ -257,7 +263,8 @@ pub fn read_plan_file(bytes: Bytes) -> Result<Vec<(BatchNumber, Vec<ImageRef>)>,
     for (number, size) in footer.batch_images() {
         // The footer sums to the rows; a single size beyond the limit would still be no batch.
         let size = usize::try_from(size).ok().filter(|n| *n <= MAX_BATCH_IMAGES);
-        let size = size.ok_or_else(|| PlanFileError::Contradiction(format!("batch {number} is too large")))?;
+        let size =
+            size.ok_or_else(|| PlanFileError::Contradiction(format!("batch {number} is too large")))?;
         let taken: Vec<_> = images.by_ref().take(size).collect();
         if taken.len() != size || taken.iter().any(|(n, _)| u64::try_from(*n) != Ok(number.0)) {
             return Err(PlanFileError::Contradiction(format!("batch {number} has other rows than it says")));

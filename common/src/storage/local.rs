@@ -180,7 +180,9 @@ impl Temporary {
                 Ok(fs::metadata(&self.path).is_ok_and(|m| m.nlink() > 1))
             }
             // File systems without hard links.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS)) => {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS)) =>
+            {
                 self.renamed = rename_if_absent(&self.path, target)?;
                 Ok(self.renamed)
             }
@@ -321,7 +323,11 @@ impl Storage for LocalStorage {
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         self.blocking(key, |store, key, path| {
             let metadata = fs::metadata(path).map_err(|e| store.failed(key, &e))?;
-            if metadata.is_file() { Ok(meta(key, &metadata)) } else { Err(store.not_an_object(key, &metadata)) }
+            if metadata.is_file() {
+                Ok(meta(key, &metadata))
+            } else {
+                Err(store.not_an_object(key, &metadata))
+            }
         })
         .await
     }
@@ -336,13 +342,14 @@ impl Storage for LocalStorage {
 
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome, StorageError> {
         self.blocking(key, move |store, key, path| {
-            // Not decisive, only cheap: what is there already need not be written a second time.
-            if path.symlink_metadata().is_ok() {
-                return Ok(PutOutcome::AlreadyExists);
-            }
-            let temporary = store.write_temporary(key, path, &bytes)?;
-            let won = temporary.claim(path).map_err(|e| store.failed(key, &e))?;
-            // The loser too: once told that the object exists, it must be able to rely on it.
+            // The look is not decisive, only cheap: what is there need not be written a second time.
+            let won = if path.symlink_metadata().is_ok() {
+                false
+            } else {
+                let temporary = store.write_temporary(key, path, &bytes)?;
+                temporary.claim(path).map_err(|e| store.failed(key, &e))?
+            };
+            // The loser too: who is told that the object exists must be able to rely on it.
             sync_parent(path).map_err(|e| store.failed(key, &e))?;
             Ok(if won { PutOutcome::Created } else { PutOutcome::AlreadyExists })
         })

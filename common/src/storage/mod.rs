@@ -33,7 +33,9 @@ pub enum StorageError {
         store: String,
     },
     /// The store refuses us.
-    #[error("access to `{key}` is refused: {reason}; check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and the permissions")]
+    #[error(
+        "access to `{key}` is refused: {reason}; check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and the permissions"
+    )]
     Forbidden {
         /// The object or store.
         key: String,
@@ -149,7 +151,11 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
 
     /// Every object whose key begins with `prefix` and sorts after `start_after`, page by page in byte order.
     /// A prefix under which nothing is gives no objects; a bucket that is not there is `NoSuchStore`.
-    fn list<'a>(&'a self, prefix: &str, start_after: Option<&str>) -> BoxStream<'a, Result<ListPage, StorageError>>;
+    fn list<'a>(
+        &'a self,
+        prefix: &str,
+        start_after: Option<&str>,
+    ) -> BoxStream<'a, Result<ListPage, StorageError>>;
 
     /// The whole object, refused with `TooLarge` before its body is read if it has more than `max_bytes`.
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError>;

@@ -6,7 +6,7 @@
 //! is there, never take the answer for a loss.
 
 use super::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError};
-use crate::retry::{Backoff, RetryPolicy, retry};
+use crate::retry::{Backoff, RetryPolicy, log_retry, retry};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{
@@ -81,7 +81,7 @@ impl<S: Storage> Storage for RetryingStorage<S> {
                         if !error.is_transient() || since.elapsed() + pause > self.policy.max_elapsed {
                             return Some((Err(error), None));
                         }
-                        tracing::debug!(%error, "listing again from the last key");
+                        log_retry(&error, pause);
                         tokio::time::sleep(pause).await;
                         listing.pages = self.inner.list(&listing.prefix, listing.after.as_deref());
                     }
@@ -136,7 +136,11 @@ mod tests {
 
     impl Flaky {
         fn new(failures: u32, after_the_fact: bool) -> Self {
-            Self { inner: MemoryStorage::new("s3://flaky"), failures: AtomicU32::new(failures), after_the_fact }
+            Self {
+                inner: MemoryStorage::new("s3://flaky"),
+                failures: AtomicU32::new(failures),
+                after_the_fact,
+            }
         }
 
         fn fail(&self) -> Result<(), StorageError> {
@@ -156,11 +160,16 @@ mod tests {
         fn name(&self) -> &str {
             self.inner.name()
         }
-        fn list<'a>(&'a self, prefix: &str, after: Option<&str>) -> BoxStream<'a, Result<ListPage, StorageError>> {
+        fn list<'a>(
+            &'a self,
+            prefix: &str,
+            after: Option<&str>,
+        ) -> BoxStream<'a, Result<ListPage, StorageError>> {
             if self.fail().is_ok() {
                 return self.inner.list(prefix, after);
             }
-            let error = StorageError::Transient { store: String::new(), key: String::new(), reason: "reset".into() };
+            let error =
+                StorageError::Transient { store: String::new(), key: String::new(), reason: "reset".into() };
             self.inner.list(prefix, after).take(1).chain(stream::iter([Err(error)])).boxed()
         }
         async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
@@ -180,7 +189,11 @@ mod tests {
             self.inner.put(key, bytes).await
         }
         async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome, StorageError> {
-            let outcome = if self.after_the_fact { Some(self.inner.put_if_absent(key, bytes.clone()).await?) } else { None };
+            let outcome = if self.after_the_fact {
+                Some(self.inner.put_if_absent(key, bytes.clone()).await?)
+            } else {
+                None
+            };
             self.fail()?;
             match outcome {
                 Some(outcome) => Ok(outcome),

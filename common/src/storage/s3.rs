@@ -3,6 +3,10 @@
 //! Endpoint, region, credentials and profiles come from where the AWS tools look for them. One request is
 //! one attempt here; [`RetryingStorage`] around it tries again. It must never put a secret into an error,
 //! and never read a body before it knows that the caller wants that many bytes.
+//!
+//! Listings come in the order of the store, which is byte order on S3. SeaweedFS compares folder by folder
+//! (`a/b/2.jpg` before `a/b.jpg`); its `start_after` follows that order, so whoever goes on behind the last
+//! key that it was given misses nothing there either.
 
 mod errors;
 
@@ -10,8 +14,8 @@ use super::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError, ret
 use async_trait::async_trait;
 use aws_config::{
     environment::EnvironmentVariableRegionProvider, meta::region::RegionProviderChain,
-    profile::ProfileFileRegionProvider, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
-    timeout::TimeoutConfig,
+    profile::ProfileFileRegionProvider, retry::RetryConfig,
+    stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
 };
 use aws_sdk_s3::{
     Client, Config,
@@ -76,7 +80,10 @@ pub struct S3Config {
 
 impl fmt::Debug for S3Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Config").field("endpoint", &self.endpoint).field("region", &self.region).finish_non_exhaustive()
+        f.debug_struct("S3Config")
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
     }
 }
 
@@ -169,17 +176,26 @@ impl S3Bucket {
         let reading = self.read_unbounded(key, body, length);
         match tokio::time::timeout(allowed, reading).await {
             Ok(result) => result,
-            Err(_) => Err(self.transient(key, format!("{length} bytes took longer than {} s", allowed.as_secs()))),
+            Err(_) => {
+                Err(self.transient(key, format!("{length} bytes took longer than {} s", allowed.as_secs())))
+            }
         }
     }
 
-    async fn read_unbounded(&self, key: &str, mut body: ByteStream, length: u64) -> Result<Bytes, StorageError> {
+    async fn read_unbounded(
+        &self,
+        key: &str,
+        mut body: ByteStream,
+        length: u64,
+    ) -> Result<Bytes, StorageError> {
         let capacity = usize::try_from(length).map_err(|_| self.other(key, "it does not fit into memory"))?;
         let mut bytes = BytesMut::with_capacity(capacity);
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|e| self.transient(key, errors::chain(&e)))?;
             if bytes.len() + chunk.len() > capacity {
-                return Err(self.transient(key, format!("the body has more than the {length} bytes announced")));
+                return Err(
+                    self.transient(key, format!("the body has more than the {length} bytes announced"))
+                );
             }
             if chunk.len() == capacity {
                 // The whole body in one piece, as small objects come: nothing to copy.
@@ -220,9 +236,13 @@ impl S3Bucket {
         let output = request.send().await.map_err(|e| self.failed(prefix, &e))?;
         let next = match (output.is_truncated(), output.next_continuation_token()) {
             (Some(true), Some(next)) if Some(next) == token => {
-                return Err(self.other(prefix, "the store gives the same page of the listing again and again"));
+                return Err(
+                    self.other(prefix, "the store gives the same page of the listing again and again")
+                );
             }
-            (Some(true), None) => return Err(self.other(prefix, "the listing is cut off without a way to go on")),
+            (Some(true), None) => {
+                return Err(self.other(prefix, "the listing is cut off without a way to go on"));
+            }
             (Some(true), Some(next)) => Some(next.to_owned()),
             _ => None,
         };

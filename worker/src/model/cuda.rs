@@ -23,7 +23,11 @@ pub fn load(library: Option<&str>) -> Result<(), ModelError> {
     // SAFETY: dlerror returns null or a string that stays valid until the next dl call of this thread.
     let reason = unsafe {
         let text = libc::dlerror();
-        if text.is_null() { String::from("no reason given") } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+        if text.is_null() {
+            String::from("no reason given")
+        } else {
+            CStr::from_ptr(text).to_string_lossy().into_owned()
+        }
     };
     Err(ModelError::Device(format!(
         "a cuda device was asked for and {name} cannot be loaded: {reason}; install PyTorch with CUDA and put its \

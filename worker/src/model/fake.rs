@@ -26,7 +26,9 @@ pub const FAKE_CLASSES: usize = 10;
 /// The fake's answer for one image.
 pub fn fake_row(pixels: &[u8]) -> Vec<f32> {
     // FNV-1a, 64 bit.
-    let hash = pixels.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    let hash = pixels
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     (0..FAKE_CLASSES).map(|i| f32::from(u8::try_from((hash >> (i * 6)) & 0x3f).unwrap_or(0)) / 8.0).collect()
 }
 
@@ -37,7 +39,10 @@ impl Model for FakeModel {
         if images.iter().any(|pixels| self.refuses.is_some() && pixels.first().copied() == self.refuses) {
             return Err(ModelError::Forward("the fake refuses this image".into()));
         }
-        Ok(Outputs { values: images.iter().flat_map(|pixels| fake_row(pixels)).collect(), width: FAKE_CLASSES })
+        Ok(Outputs {
+            values: images.iter().flat_map(|pixels| fake_row(pixels)).collect(),
+            width: FAKE_CLASSES,
+        })
     }
 
     fn width(&self) -> usize {

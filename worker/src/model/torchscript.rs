@@ -51,7 +51,12 @@ impl TorchScript {
     ///
     /// # Errors
     /// [`ModelError`] in words that name the fix.
-    pub fn load(path: &Path, spec: &BundleSpec, device: Device, precision: Precision) -> Result<Self, ModelError> {
+    pub fn load(
+        path: &Path,
+        spec: &BundleSpec,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
         let kind = match (precision, device) {
             (Precision::Fp32, _) => Kind::Float,
             (Precision::Fp16, Device::Cuda(_)) => Kind::Half,
@@ -67,14 +72,19 @@ impl TorchScript {
             Device::Cuda(n) => tch::Device::Cuda(n),
         };
         let mut module = CModule::load_on_device(path, device).map_err(|e| {
-            ModelError::Unusable(format!("`{}` does not load as TorchScript: {}", path.display(), first_line(&e)))
+            ModelError::Unusable(format!(
+                "`{}` does not load as TorchScript: {}",
+                path.display(),
+                first_line(&e)
+            ))
         })?;
         module.f_set_eval().map_err(|e| ModelError::Unusable(first_line(&e)))?;
         if kind != Kind::Float {
             module.to(device, kind, false);
         }
         let [height, width] = spec.input.crop.map(|side| side as usize);
-        let mut model = Self { module, device, kind, table: table(&spec.input), height, width, output_width: 0 };
+        let mut model =
+            Self { module, device, kind, table: table(&spec.input), height, width, output_width: 0 };
         model.probe(spec)?;
         Ok(model)
     }
@@ -89,7 +99,10 @@ impl TorchScript {
         if self.output_width == 0 {
             return Err(ModelError::Unusable("the model's output has no numbers".into()));
         }
-        if spec.head == Head::Classification && !spec.labels.is_empty() && spec.labels.len() != self.output_width {
+        if spec.head == Head::Classification
+            && !spec.labels.is_empty()
+            && spec.labels.len() != self.output_width
+        {
             return Err(ModelError::Unusable(format!(
                 "the bundle has {} labels and the model gives {} classes: export it again with the labels it was \
                  trained with",

@@ -4,7 +4,12 @@
 //! so what waits between the two stages is bounded as well. An object that cannot be had is an error row;
 //! only a store that does not answer fails the batch.
 
-use super::{batch::OpenBatch, meters::Meters, meters::Stage, pool::{Pool, Undecoded}};
+use super::{
+    batch::OpenBatch,
+    meters::Meters,
+    meters::Stage,
+    pool::{Pool, Undecoded},
+};
 use bytes::Bytes;
 use std::{path::Path, sync::Arc, time::Instant};
 use tokio::{
@@ -141,7 +146,9 @@ impl From<StorageError> for Missed {
             StorageError::NotFound { .. } => Self::Row(ErrorCode::NotFound, text),
             StorageError::Forbidden { .. } => Self::Row(ErrorCode::Forbidden, text),
             StorageError::TooLarge { .. } => Self::Row(ErrorCode::TooManyBytes, text),
-            StorageError::Invalid { .. } | StorageError::Other { .. } => Self::Row(ErrorCode::Unreadable, text),
+            StorageError::Invalid { .. } | StorageError::Other { .. } => {
+                Self::Row(ErrorCode::Unreadable, text)
+            }
             StorageError::Transient { .. } | StorageError::NoSuchStore { .. } => Self::Store(error),
         }
     }

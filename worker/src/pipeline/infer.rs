@@ -60,7 +60,10 @@ fn one_by_one(model: &LoadedModel, replica: &dyn Model, images: &[Decoded], erro
         match answer {
             Ok(outputs) => {
                 let outcome = outputs.rows().next().map(|row| predict(model, image, row));
-                file(image, outcome.unwrap_or_else(|| failed(ErrorCode::ModelFailed, "the model gave no row")));
+                file(
+                    image,
+                    outcome.unwrap_or_else(|| failed(ErrorCode::ModelFailed, "the model gave no row")),
+                );
             }
             Err(error) if model_works || blank_passes(replica, image) => {
                 file(image, failed(ErrorCode::ModelFailed, &error.to_string()));

@@ -15,7 +15,8 @@ use std::{
 use trawl_common::error_code::ErrorCode;
 
 /// Histogram buckets in seconds, 0.1 ms to 100 s: a decode and a slow put both fall inside.
-const BUCKETS_SECONDS: [f64; 13] = [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+const BUCKETS_SECONDS: [f64; 13] =
+    [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
 
 /// The stages with a clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,8 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in the order of a batch's life.
-    pub const ALL: [Stage; 6] = [Self::Fetch, Self::Decode, Self::Forward, Self::Encode, Self::Put, Self::Commit];
+    pub const ALL: [Stage; 6] =
+        [Self::Fetch, Self::Decode, Self::Forward, Self::Encode, Self::Put, Self::Commit];
 
     /// The label.
     pub fn name(self) -> &'static str {
@@ -111,7 +113,8 @@ impl Meters {
     /// All at zero.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("trawl");
-        let durations = Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS));
+        let durations =
+            Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS));
         let meters = Self {
             image_bytes: Counter::default(),
             redeliveries: Counter::default(),
@@ -133,13 +136,26 @@ impl Meters {
         registry.register("images", "Images by outcome", meters.images.clone());
         registry.register("image_errors", "Failed images by code", meters.errors.clone());
         registry.register("batches", "Batches by outcome", meters.batches.clone());
-        registry.register("commit_conflicts", "Parts that were there already, by winner", meters.conflicts.clone());
+        registry.register(
+            "commit_conflicts",
+            "Parts that were there already, by winner",
+            meters.conflicts.clone(),
+        );
         registry.register("image_bytes", "Bytes read from stores", meters.image_bytes.clone());
         registry.register("redeliveries", "Deliveries seen before", meters.redeliveries.clone());
         registry.register("inflight_batches", "Batches in work", meters.inflight_batches.clone());
-        registry.register("last_commit_timestamp_seconds", "Time of the last commit", meters.last_commit.clone());
+        registry.register(
+            "last_commit_timestamp_seconds",
+            "Time of the last commit",
+            meters.last_commit.clone(),
+        );
         registry.register("batch_fill_ratio", "Images in a micro-batch over its size", meters.fill.clone());
-        registry.register_with_unit("stage_duration", "Time in a stage", Unit::Seconds, meters.durations.clone());
+        registry.register_with_unit(
+            "stage_duration",
+            "Time in a stage",
+            Unit::Seconds,
+            meters.durations.clone(),
+        );
         Self { registry, ..meters }
     }
 
@@ -154,7 +170,10 @@ impl Meters {
     /// What `stage` has done.
     pub fn total(&self, stage: Stage) -> StageTotal {
         let (nanos, items) = &self.totals[stage as usize];
-        StageTotal { busy: Duration::from_nanos(nanos.load(Ordering::Relaxed)), count: items.load(Ordering::Relaxed) }
+        StageTotal {
+            busy: Duration::from_nanos(nanos.load(Ordering::Relaxed)),
+            count: items.load(Ordering::Relaxed),
+        }
     }
 
     /// Records a micro-batch of `images` where `size` would have fitted.

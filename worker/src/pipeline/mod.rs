@@ -178,7 +178,11 @@ impl Pipeline {
 }
 
 async fn drain(tasks: &mut JoinSet<()>, shutdown: &Shutdown, grace: Duration) -> Drained {
-    let all = async { while let Some(task) = tasks.join_next().await { report_panic(task) } };
+    let all = async {
+        while let Some(task) = tasks.join_next().await {
+            report_panic(task)
+        }
+    };
     tokio::select! {
         () = all => return Drained::Clean,
         () = shutdown.now.cancelled() => {}

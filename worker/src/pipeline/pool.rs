@@ -144,8 +144,12 @@ enum Task {
 impl Pool {
     /// Starts the threads.
     pub fn start(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Self>, PoolThreads) {
-        let pool =
-            Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), settings: settings.clone(), meters });
+        let pool = Arc::new(Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            settings: settings.clone(),
+            meters,
+        });
         let spawn = |name: String, decodes: bool, forwards: bool, replica: usize| {
             let pool = pool.clone();
             std::thread::Builder::new()
@@ -196,8 +200,12 @@ impl Pool {
                 self.changed.notify_all();
                 return Task::Forward(batch);
             }
-            let room = self.settings.devices == 0 || state.ready.len() < READY_PER_DEVICE * self.settings.devices;
-            if decodes && room && let Some(image) = state.undecoded.pop_front() {
+            let room =
+                self.settings.devices == 0 || state.ready.len() < READY_PER_DEVICE * self.settings.devices;
+            if decodes
+                && room
+                && let Some(image) = state.undecoded.pop_front()
+            {
                 state.decoding += 1;
                 return Task::Decode(image);
             }
@@ -209,7 +217,11 @@ impl Pool {
                 }
                 wait = Some(LINGER.saturating_sub(age));
             }
-            if state.closed && state.undecoded.is_empty() && state.ready.is_empty() && state.filling.is_empty() {
+            if state.closed
+                && state.undecoded.is_empty()
+                && state.ready.is_empty()
+                && state.filling.is_empty()
+            {
                 return Task::End;
             }
             state = match wait {

@@ -119,8 +119,7 @@ impl Pipeline {
         if outcome == PutOutcome::Created {
             return Ok(part.footer.outcome());
         }
-        let winner =
-            part::read_footer(&*store, &key).await.map_err(|e| Failure::Output(describe(&e)))?;
+        let winner = part::read_footer(&*store, &key).await.map_err(|e| Failure::Output(describe(&e)))?;
         if winner.job != part.footer.job {
             return Err(Failure::Output(format!("`{key}` belongs to job `{}`", winner.job)));
         }

@@ -3,11 +3,7 @@
 //! After infer, before settle. Encoding is compression, so it runs on a blocking thread. Nothing is
 //! written here.
 
-use super::{
-    Pipeline,
-    batch::OpenBatch,
-    meters::Stage,
-};
+use super::{Pipeline, batch::OpenBatch, meters::Stage};
 use bytes::Bytes;
 use std::{sync::Arc, time::Instant};
 use trawl_common::{
@@ -31,7 +27,11 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Failure::Output`] if the rows do not fit the job's columns.
-    pub(super) async fn encode(&self, batch: &Arc<OpenBatch>, rows: Vec<ResultRow>) -> Result<EncodedPart, Failure> {
+    pub(super) async fn encode(
+        &self,
+        batch: &Arc<OpenBatch>,
+        rows: Vec<ResultRow>,
+    ) -> Result<EncodedPart, Failure> {
         assert_eq!(rows.len(), batch.descriptor.images.len(), "one row for each planned image");
         let began = Instant::now();
         let (number, attempt) = (batch.descriptor.batch, self.next_attempt_id());

@@ -1,1 +1,240 @@
-//! To be written.
+//! Image bytes to the model's pixels: the very `u8` RGB values that Pillow and torchvision give.
+//!
+//! This is the decode stage's whole work on one image: find the format by content, check the header against
+//! the limits, decode, turn if asked, resize and crop. It runs on a CPU thread that owns a [`Scratch`];
+//! it never touches the network, never names a file and never lets a decoder's panic out. Normalising is
+//! not done here: `u8` pixels travel to the device.
+//!
+//! # Equal to Pillow 13
+//! With [`Decode::Exact`], `Image.open(f).convert("RGB")`, then torchvision's `Resize` and `CenterCrop` on
+//! PIL images, give the same bytes for JPEG (baseline, progressive, gray, CMYK and YCCK), PNG of every kind,
+//! WebP, the first frame of GIFs, BMP, and 8- and 16-bit gray, RGB and RGBA TIFF. So alpha is dropped and not
+//! blended, 16-bit gray is clipped at 255 (not scaled), and 16-bit colour keeps its high byte.
+//! `worker/tests/preprocess_golden.rs` holds us to that.
+//!
+//! # Where we differ, and why
+//! * A JPEG whose data is complete but for its end marker is `truncated`. Pillow refuses it too, but for a
+//!   few in a hundred whose last bits happen to suffice.
+//! * A progressive JPEG of more than 500 scans is refused: it is a bomb for CPU time, which Pillow accepts.
+//! * `P` PNGs without a palette, PNGs whose chunks are out of order, and TIFFs in palette, CMYK, YCbCr,
+//!   float or 1-bit modes are refused; Pillow reads most of them.
+//! * With `--orient exif` the EXIF block decides. Pillow also looks into XMP where EXIF says nothing.
+//! * `--truncated accept` fills what is missing as the decoder leaves it: grey for JPEG, black otherwise.
+//!
+//! [`Decode::Exact`]: trawl_common::job::Decode::Exact
+
+mod bmp;
+mod color;
+mod geometry;
+mod gif;
+mod jpeg;
+mod jpeg_markers;
+mod limits;
+mod orient;
+mod png;
+mod resample;
+mod sniff;
+mod tiff;
+mod webp;
+
+#[cfg(test)]
+mod hostile;
+
+pub use limits::{DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits};
+
+use color::Rgb;
+use geometry::Plan;
+use orient::Orientation;
+use resample::{Resampler, Source, Target};
+use sniff::Format;
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+use trawl_common::{
+    bundle::InputSpec,
+    error_code::ErrorCode,
+    job::{Decode, Orient, Truncated},
+};
+
+/// A buffer of more bytes is given back after its image: 20 megapixels stay, one giant does not pin
+/// hundreds of megabytes to every thread for good.
+const MAX_KEPT_BYTES: usize = 64 << 20;
+
+/// How the images of a job become pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// The model's input: size, resize, filter.
+    pub input: InputSpec,
+    /// Pillow's pixels, or close ones sooner.
+    pub decode: Decode,
+    /// What becomes of an image that ends early.
+    pub truncated: Truncated,
+    /// Whether the EXIF orientation turns it.
+    pub orient: Orient,
+    /// How large an image may be.
+    pub limits: Limits,
+}
+
+/// One image, ready for the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// `crop[0] * crop[1] * 3` bytes: rows from the top, pixels from the left, RGB.
+    pub pixels: Vec<u8>,
+    /// Pixels in a row, as stored in the file: before any turn or resize.
+    pub width: u32,
+    /// Rows, as stored in the file.
+    pub height: u32,
+    /// The image ended early and the recipe accepts that.
+    pub truncated: bool,
+}
+
+/// Why an image has no pixels.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ImageError {
+    /// The code for the row.
+    pub code: ErrorCode,
+    /// What is wrong, for people; lower case, without the image's name.
+    pub message: String,
+    /// Pixels in a row, if the header said so.
+    pub width: Option<u32>,
+    /// Rows, if the header said so.
+    pub height: Option<u32>,
+}
+
+impl ImageError {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), width: None, height: None }
+    }
+
+    fn sized(mut self, width: u32, height: u32) -> Self {
+        self.width.get_or_insert(width);
+        self.height.get_or_insert(height);
+        self
+    }
+}
+
+/// Buffers and weight tables that are reused from image to image: one for each thread.
+///
+/// What is in it never changes a result. There is no JPEG decoder handle among it: libjpeg keeps quantisation
+/// and Huffman tables in its handle, so that a broken image would decode by its predecessor's tables.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    decoded: Rgb,
+    turned: Rgb,
+    raw: Vec<u8>,
+    resampler: Resampler,
+}
+
+impl Scratch {
+    /// Empty buffers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn give_back_giants(&mut self) {
+        for buffer in [&mut self.decoded.bytes, &mut self.turned.bytes, &mut self.raw] {
+            if buffer.capacity() > MAX_KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+        self.resampler.give_back_giants(MAX_KEPT_BYTES);
+    }
+}
+
+/// What a decoder says beside the pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Decoded {
+    /// Pixels in a row, as stored.
+    width: u32,
+    /// Rows, as stored.
+    height: u32,
+    /// The data ended before the last pixel, and that was accepted.
+    truncated: bool,
+    /// The turn that brings it upright, to be applied; `Upright` unless asked for.
+    orientation: Orientation,
+}
+
+/// Makes the model's pixels from an image file's bytes.
+///
+/// Blocking and CPU-bound: milliseconds for a photo. The recipe's sides must be within what `BundleSpec`
+/// allows (1 to 8192), as every recipe from a bundle is.
+///
+/// # Errors
+/// [`ImageError`] with `Empty`, `NotAnImage`, `Unsupported`, `TooManyPixels` (before memory is taken for
+/// pixels), `Truncated`, `Corrupt` or `DecoderPanic`. Never panics itself.
+pub fn prepare(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Prepared, ImageError> {
+    // A panic leaves at worst half-written buffers behind, and no result depends on their content.
+    let outcome = catch_unwind(AssertUnwindSafe(|| prepare_unguarded(bytes, recipe, scratch)));
+    scratch.give_back_giants();
+    outcome.unwrap_or_else(|panic| {
+        let message = format!("the decoder panicked: {}", panic_text(&*panic));
+        Err(ImageError::new(ErrorCode::DecoderPanic, message))
+    })
+}
+
+fn prepare_unguarded(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Prepared, ImageError> {
+    let decoded = decode(bytes, recipe, scratch)?;
+    if decoded.orientation != Orientation::Upright {
+        orient::turn(&scratch.decoded, decoded.orientation, &mut scratch.turned);
+        std::mem::swap(&mut scratch.decoded, &mut scratch.turned);
+    }
+    let (width, height) = decoded.orientation.applied_to(decoded.width, decoded.height);
+    let pixels = resize_and_crop(width, height, recipe, scratch);
+    Ok(Prepared { pixels, width: decoded.width, height: decoded.height, truncated: decoded.truncated })
+}
+
+fn decode(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Decoded, ImageError> {
+    let Scratch { decoded, raw, .. } = scratch;
+    match sniff::sniff(bytes)? {
+        Format::Jpeg => jpeg::decode(bytes, recipe, decoded, raw),
+        Format::Png => png::decode(bytes, recipe, decoded, raw),
+        Format::WebP => webp::decode(bytes, recipe, decoded, raw),
+        Format::Gif => gif::decode(bytes, recipe, decoded, raw),
+        Format::Bmp => bmp::decode(bytes, recipe, decoded, raw),
+        Format::Tiff => tiff::decode(bytes, recipe, decoded, raw),
+    }
+}
+
+/// `width` and `height` are the upright image's; a scaled decode has left fewer pixels in the scratch.
+fn resize_and_crop(width: u32, height: u32, recipe: &Recipe, scratch: &mut Scratch) -> Vec<u8> {
+    let [crop_height, crop_width] = recipe.input.crop;
+    let plan = Plan::new(width, height, &recipe.input);
+    let stride = crop_width as usize * 3;
+    let mut pixels = vec![plan.fill; stride * crop_height as usize];
+    let start = plan.at.1 as usize * stride + plan.at.0 as usize * 3;
+    let Rgb { bytes, width, height } = &scratch.decoded;
+    scratch.resampler.resize(
+        Source { rgb: bytes, width: *width, height: *height },
+        plan.resized,
+        recipe.input.interpolation,
+        plan.window,
+        Target { rgb: &mut pixels[start..], stride },
+    );
+    pixels
+}
+
+/// The turn to apply for an EXIF block, if the recipe asks for it.
+fn asked_orientation(recipe: &Recipe, exif: Option<&[u8]>) -> Orientation {
+    match (recipe.orient, exif) {
+        (Orient::Exif, Some(exif)) => orient::from_exif(exif),
+        (Orient::Exif, None) | (Orient::None, _) => Orientation::Upright,
+    }
+}
+
+/// The result for an image that ended early: an error, or word that it is accepted.
+fn ended_early(recipe: &Recipe, width: u32, height: u32) -> Result<bool, ImageError> {
+    match recipe.truncated {
+        Truncated::Accept => Ok(true),
+        Truncated::Reject => {
+            Err(ImageError::new(ErrorCode::Truncated, "the image ends before its last pixel")
+                .sized(width, height))
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

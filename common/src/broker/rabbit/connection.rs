@@ -376,4 +376,16 @@ mod tests {
             .unwrap();
         assert!(said.starts_with(b"AMQP"), "{said:?}");
     }
+
+    #[tokio::test]
+    async fn tls_to_a_peer_without_it_is_an_error_and_no_panic() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let endpoint =
+            Endpoint::parse(&format!("amqps://127.0.0.1:{port}/?connection_timeout=20000")).unwrap();
+        let hang_up = async { drop(listener.accept().await.unwrap()) };
+        let (error, ()) = tokio::join!(endpoint.connect("test"), hang_up);
+        let error = error.err().expect("nobody speaks TLS here").to_string();
+        assert!(!error.contains("no AMQP connection within"), "the connecting thread died silently: {error}");
+    }
 }

@@ -33,12 +33,16 @@ use std::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A session that stood this long was a good one: the next waits begin short again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
+
+/// How long unsubscribing may take: it stands between a SIGTERM and the worker's last batches, and without it
+/// the broker takes everything back with the connection.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A channel and the connection under it; both close when the last delivery of theirs is settled.
 pub(super) struct Session {
@@ -221,6 +225,18 @@ struct Supervisor {
     stop: CancellationToken,
 }
 
+impl Drop for Supervisor {
+    /// Whoever waits for a delivery must learn of an end that `run` could not tell: a panic, a runtime that stops.
+    fn drop(&mut self) {
+        self.attached.send_replace(false);
+        let silent = self.inbox.lock().end.is_none();
+        if silent {
+            let reason = "the task that keeps the subscription has ended unexpectedly";
+            self.inbox.end(End::Failed(self.subscription.endpoint.unreachable(reason)));
+        }
+    }
+}
+
 impl Supervisor {
     async fn run(self, first: Attached) {
         let mut next = Some(first);
@@ -276,9 +292,8 @@ impl Supervisor {
     async fn give_back(&self, settler: &Arc<Settler>, mut stream: lapin::Consumer) {
         let session = &settler.session;
         let cancelling = session.channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
-        if let Err(error) = session.endpoint.request(cancelling).await {
-            // The broker takes everything back with the channel.
-            tracing::debug!(queue = %settler.queue, %error, "could not unsubscribe");
+        if !matches!(timeout(CANCEL_TIMEOUT, cancelling).await, Ok(Ok(()))) {
+            tracing::debug!(queue = %settler.queue, "the broker did not confirm the end of the subscription");
         }
         let mut unwanted = self.inbox.take_all();
         // lapin puts `None` behind the last delivery once the broker has confirmed.

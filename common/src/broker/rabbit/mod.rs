@@ -1,6 +1,6 @@
 //! The real broker: RabbitMQ through lapin. This folder is the only place that names lapin.
 //!
-//! [`connection`](self) makes connections, `publisher` sends with confirms, `consumer` keeps a subscription
+//! `connection` makes connections, `publisher` sends with confirms, `consumer` keeps a subscription
 //! standing, `settlement` ends deliveries, `declare` makes the queues. Nothing here may leak a type of lapin's
 //! or a password, and nothing may wait without a limit, except a consumer for a broker that is away.
 

@@ -11,7 +11,8 @@ pub use rabbit::{crash_is_survived, rabbit_only};
 
 use crate::{
     broker::{
-        Broker, BrokerError, Consumer, Delivery, Disposition, Publication, QueueDepth, topology::RetryPolicy,
+        Broker, BrokerError, Consumer, Delivery, Disposition, Publication, QueueDepth,
+        topology::{DELIVERY_LIMIT, RetryPolicy},
     },
     job::QueueName,
 };
@@ -60,6 +61,7 @@ where
     retry_comes_back_later(broker).await;
     used_up_attempts_become_a_dead_letter(broker).await;
     dead_letter_is_counted(broker).await;
+    killer_becomes_a_dead_letter(broker).await;
     depth_follows_the_queue(broker).await;
     cancel_gives_back_what_was_not_handed_out(broker).await;
     dropped_consumer_gives_back(broker).await;
@@ -102,15 +104,17 @@ async fn nothing_comes(consumer: &mut Box<dyn Consumer>) {
     }
 }
 
-pub(super) async fn until_depth(broker: &dyn Broker, queue: &QueueName, ready: u64, consumers: u64) {
-    let wanted = Some(QueueDepth { ready, consumers });
+/// Waits for `ready` messages, and for no consumer if `alone`: RabbitMQ counts a cancelled consumer until its
+/// last delivery is settled.
+pub(super) async fn until_ready(broker: &dyn Broker, queue: &QueueName, ready: u64, alone: bool) {
+    let fits = |depth: QueueDepth| depth.ready == ready && !(alone && depth.consumers > 0);
     let deadline = Instant::now() + SOON;
     loop {
         let found = soon("a depth", broker.depth(queue)).await.expect("a depth");
-        if found == wanted {
+        if found.is_some_and(fits) {
             return;
         }
-        assert!(Instant::now() < deadline, "`{queue}` has {found:?}, not {wanted:?}");
+        assert!(Instant::now() < deadline, "`{queue}` has {found:?}, not {ready} ready (alone: {alone})");
         sleep(Duration::from_millis(20)).await;
     }
 }
@@ -259,20 +263,34 @@ async fn dead_letter_is_counted(broker: &dyn Broker) {
     nothing_comes(&mut consumer).await;
 }
 
+/// A message that nobody lives to settle must not go round for ever.
+async fn killer_becomes_a_dead_letter(broker: &dyn Broker) {
+    let queue = fresh_queue("killer");
+    let mut consumer = subscribe(broker, &queue, 1).await;
+    let dead = broker.dead_depth().await.expect("the dead letters");
+    publish(broker, &queue, "killer").await;
+    for attempt in 0..=DELIVERY_LIMIT {
+        assert_eq!(next(&mut consumer).await.attempt, attempt);
+    }
+    until_dead(broker, dead + 1).await;
+    nothing_comes(&mut consumer).await;
+}
+
 async fn depth_follows_the_queue(broker: &dyn Broker) {
     let queue = fresh_queue("depth");
     broker.ensure_queue(&queue).await.expect("ensure_queue");
-    until_depth(broker, &queue, 0, 0).await;
+    assert_eq!(broker.depth(&queue).await.expect("a depth"), Some(QueueDepth::default()));
     publish(broker, &queue, "a").await;
     publish(broker, &queue, "b").await;
-    until_depth(broker, &queue, 2, 0).await;
+    until_ready(broker, &queue, 2, true).await;
     let mut consumer = subscribe(broker, &queue, 1).await;
     let delivery = next(&mut consumer).await;
-    until_depth(broker, &queue, 1, 1).await;
+    until_ready(broker, &queue, 1, false).await;
+    assert_eq!(broker.depth(&queue).await.expect("a depth"), Some(QueueDepth { ready: 1, consumers: 1 }));
     soon("cancel", consumer.cancel()).await.expect("cancel");
-    until_depth(broker, &queue, 1, 0).await;
+    until_ready(broker, &queue, 1, false).await;
     ack(delivery).await;
-    until_depth(broker, &queue, 1, 0).await;
+    until_ready(broker, &queue, 1, true).await;
 }
 
 async fn cancel_gives_back_what_was_not_handed_out(broker: &dyn Broker) {
@@ -286,7 +304,7 @@ async fn cancel_gives_back_what_was_not_handed_out(broker: &dyn Broker) {
     soon("cancel", consumer.cancel()).await.expect("cancel");
     soon("cancel", consumer.cancel()).await.expect("cancel can be repeated");
     assert!(matches!(soon("the end", consumer.next()).await, Err(BrokerError::Closed)));
-    until_depth(broker, &queue, 3, 0).await;
+    until_ready(broker, &queue, 3, false).await;
     drop(consumer);
     ack(outstanding).await;
     let mut other = subscribe(broker, &queue, 10).await;
@@ -308,9 +326,9 @@ async fn dropped_consumer_gives_back(broker: &dyn Broker) {
     }
     let outstanding = next(&mut consumer).await;
     drop(consumer);
-    until_depth(broker, &queue, 2, 0).await;
+    until_ready(broker, &queue, 2, false).await;
     drop(outstanding);
-    until_depth(broker, &queue, 3, 0).await;
+    until_ready(broker, &queue, 3, true).await;
 }
 
 async fn consumers_share(broker: &dyn Broker) {
@@ -363,5 +381,5 @@ async fn verdicts_are_not_mixed_up(broker: &dyn Broker) {
             _ => assert!(verdict.is_ok(), "{n}: {verdict:?}"),
         }
     }
-    until_depth(broker, &known, 200, 0).await;
+    until_ready(broker, &known, 200, true).await;
 }

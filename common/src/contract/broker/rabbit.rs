@@ -5,7 +5,7 @@
 use super::{
     POLICY, ack, fresh_queue,
     management::{Management, percent},
-    next, publish, soon, subscribe, until_depth,
+    next, publish, soon, subscribe, until_ready,
 };
 use crate::{
     broker::{Broker, BrokerError, Consumer, Disposition, Publication, rabbit::RabbitBroker, topology},
@@ -128,7 +128,7 @@ async fn lost_connection_is_made_again(broker: &RabbitBroker, management: &Manag
     for delivery in again {
         ack(delivery).await;
     }
-    until_depth(broker, &queue, 0, 1).await;
+    until_ready(broker, &queue, 0, false).await;
 }
 
 async fn lost_publisher_is_made_again(broker: &RabbitBroker, management: &Management) {

@@ -47,7 +47,8 @@ impl Walk {
         // `/` alone, or a leading slash, leaves an empty folder with a slash behind it.
         let bad_folder = if prefix.contains('/') { super::check_key(folder).is_err() } else { false };
         if bad_folder || name.contains('\0') {
-            let reason = "in a folder a prefix is a path without a leading slash, `//`, `.` and `..`".to_owned();
+            let reason =
+                "in a folder a prefix is a path without a leading slash, `//`, `.` and `..`".to_owned();
             return Err(StorageError::Invalid { key: prefix.to_owned(), reason });
         }
         let start_after = start_after.unwrap_or_default().to_owned();

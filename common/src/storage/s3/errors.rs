@@ -5,8 +5,8 @@
 
 use super::S3Bucket;
 use crate::storage::StorageError;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::error::Error;
 
 /// The longest text of a store that is passed on.
@@ -51,7 +51,11 @@ impl S3Bucket {
                 let status = response.raw().status().as_u16();
                 let reason = format!("HTTP {status}: {}", chain(error));
                 let cut_off = response.raw().status().is_success();
-                if cut_off || is_transient_status(status) { self.transient(key, reason) } else { self.other(key, reason) }
+                if cut_off || is_transient_status(status) {
+                    self.transient(key, reason)
+                } else {
+                    self.other(key, reason)
+                }
             }
             SdkError::DispatchFailure(dispatch) if dispatch.is_timeout() || dispatch.is_io() => {
                 self.transient(key, chain(error))
@@ -61,7 +65,11 @@ impl S3Bucket {
             _ => match (chain(error), about_credentials(error)) {
                 (reason, true) => StorageError::Forbidden {
                     key: self.url(key),
-                    reason: format!("no usable credentials were found ({reason})"),
+                    // The SDK goes on with a line for each place where it looked.
+                    reason: format!(
+                        "no usable credentials were found ({})",
+                        reason.lines().next().unwrap_or_default()
+                    ),
                 },
                 (reason, false) => self.other(key, reason),
             },
@@ -85,21 +93,44 @@ impl S3Bucket {
         };
         let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
         match (code, status) {
-            ("NoSuchBucket" | "InvalidBucketName", _) => StorageError::NoSuchStore { store: self.name.clone() },
+            ("NoSuchBucket" | "InvalidBucketName", _) => {
+                StorageError::NoSuchStore { store: self.name.clone() }
+            }
             ("NoSuchKey" | "NotFound", _) | ("", 404) => StorageError::NotFound { key: self.url(key) },
             ("KeyTooLongError" | "InvalidURI", _) => StorageError::Invalid { key: self.url(key), reason },
-            ("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _)
+            (
+                "PermanentRedirect"
+                | "TemporaryRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException",
+                _,
+            )
             | (_, 301 | 307 | 308) => {
                 let place = region.map_or_else(String::new, |region| format!(" to {region}"));
                 self.other(key, format!("{reason}; the bucket is in another region: set AWS_REGION{place}"))
             }
             // Said with 400 by S3, though it is about who we are.
-            ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "InvalidAccessKeyId" | "SignatureDoesNotMatch", _)
+            (
+                "ExpiredToken"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch",
+                _,
+            )
             | (_, 401 | 403) => StorageError::Forbidden { key: self.url(key), reason },
-            ("SlowDown" | "RequestTimeout" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded", _)
-            | ("ConditionalRequestConflict" | "OperationAborted" | "InternalError" | "ServiceUnavailable", _) => {
-                self.transient(key, reason)
-            }
+            (
+                "SlowDown"
+                | "RequestTimeout"
+                | "Throttling"
+                | "ThrottlingException"
+                | "RequestLimitExceeded"
+                | "ConditionalRequestConflict"
+                | "OperationAborted"
+                | "InternalError"
+                | "ServiceUnavailable",
+                _,
+            ) => self.transient(key, reason),
             (_, status) if is_transient_status(status) => self.transient(key, reason),
             (_, 404) => StorageError::NotFound { key: self.url(key) },
             _ => self.other(key, reason),
@@ -133,13 +164,14 @@ fn about_credentials(error: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::s3::{S3Config, S3Storage};
     use crate::retry::RetryPolicy;
     use crate::storage::Storage;
+    use crate::storage::s3::{S3Config, S3Storage};
     use aws_sdk_s3::error::ErrorMetadata;
     use std::time::Duration;
 
     fn bucket() -> S3Bucket {
+        // Without credentials nothing is signed; these tests send nothing.
         let client = aws_sdk_s3::Client::from_conf(
             aws_sdk_s3::Config::builder()
                 .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
@@ -166,7 +198,9 @@ mod tests {
         ] {
             assert!(refused(code, status).is_transient(), "{code} {status}");
         }
-        for (code, status) in [("AccessDenied", 403), ("InvalidAccessKeyId", 403), ("ExpiredToken", 400), ("", 401)] {
+        for (code, status) in
+            [("AccessDenied", 403), ("InvalidAccessKeyId", 403), ("ExpiredToken", 400), ("", 401)]
+        {
             assert!(matches!(refused(code, status), StorageError::Forbidden { .. }), "{code} {status}");
         }
         assert!(matches!(refused("NoSuchBucket", 404), StorageError::NoSuchStore { .. }));
@@ -193,10 +227,40 @@ mod tests {
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
     }
 
+    /// Run by the test below in a process of its own, whose environment can be chosen.
     #[tokio::test]
-    async fn without_credentials_access_is_refused_at_once() {
-        let error = bucket().get("k", 1).await.unwrap_err();
+    #[ignore = "a part of without_credentials_access_is_refused_soon"]
+    async fn child_without_credentials() {
+        let begin = std::time::Instant::now();
+        let error = S3Storage::from_env("b").await.get("k", 1).await.unwrap_err();
         assert!(matches!(error, StorageError::Forbidden { .. }), "{error:?}");
         assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(15), "it took {:?}", begin.elapsed());
+        println!("{error} after {:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn without_credentials_access_is_refused_soon() {
+        let nowhere = tempfile::tempdir().unwrap();
+        // Stands for the metadata service: takes connections (the kernel does) and never answers.
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let metadata = format!("http://{}", mute.local_addr().unwrap());
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "storage::s3::errors::tests::child_without_credentials",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env_clear()
+            .env("HOME", nowhere.path())
+            .env("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
+            .output()
+            .unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+        println!("{said}");
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
     }
 }

@@ -1,0 +1,16 @@
+-- Records a job, or takes a cancelled one back to work; anything else is left as it is.
+-- KEYS: meta. ARGV: out, queue, created (ms since 1970).
+-- `open` is what makes a job known: counters may be here before it, when the ledger was wiped under a running job.
+redis.call('HSETNX', KEYS[1], 'out', ARGV[1])
+redis.call('HSETNX', KEYS[1], 'queue', ARGV[2])
+redis.call('HSETNX', KEYS[1], 'created', ARGV[3])
+redis.call('HSETNX', KEYS[1], 'open', '1')
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state or state == 'cancelled' then
+  if redis.call('HGET', KEYS[1], 'plan_complete') then
+    redis.call('HSET', KEYS[1], 'state', 'running')
+  else
+    redis.call('HSET', KEYS[1], 'state', 'enqueuing')
+  end
+end
+return 1

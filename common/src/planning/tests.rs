@@ -1,0 +1,551 @@
+//! The planner as a whole: new, resumed, killed at every step, and beside another producer.
+
+use super::{
+    cut::PlanSlice,
+    plan_log::{Appended, PlanLog, read_batches},
+    submit::PUBLISH_WINDOW,
+    *,
+};
+use crate::{
+    batch::{BatchNumber, ImageRef, Message},
+    broker::{Broker, Consumer, Publication, QueueDepth, memory::MemoryBroker},
+    finalize::{FinalizeError, Finalized, finalize},
+    job::{Decode, JOB_SPEC_VERSION, JobSpec, ModelRef, Orient, Precision, QueueName, Truncated},
+    ledger::{BatchOutcome, Completion, JobRecord, JobState, Ledger, Progress},
+    location::Location,
+    results::{
+        Columns, Cursor, Manifest, OutputLayout, PartFooter, encode_part,
+        row::{ClassScore, Outcome, Prediction, ResultRow},
+    },
+    storage::{Storage, Stores},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicI64, Ordering},
+    },
+    task::Poll,
+};
+use tokio_util::sync::CancellationToken;
+
+/// A job over `sources` with small batches, into another bucket.
+pub(crate) fn spec(sources: &[&str]) -> JobSpec {
+    JobSpec {
+        version: JOB_SPEC_VERSION,
+        job: "job-1".parse().unwrap(),
+        queue: "default".parse().unwrap(),
+        sources: sources.iter().map(ToString::to_string).collect(),
+        base_dir: "/base".into(),
+        include: vec![],
+        exclude: vec![],
+        limit: None,
+        batch_size: 10,
+        out: "s3://results/out".into(),
+        model: ModelRef { location: "s3://models/m.pt".into(), sha256: "ab".repeat(32) },
+        topk: 5,
+        decode: Decode::Exact,
+        truncated: Truncated::Reject,
+        orient: Orient::None,
+        precision: Precision::Fp32,
+        created_unix_ms: 1,
+    }
+}
+
+/// Puts a byte at a URL.
+pub(crate) async fn put(stores: &Stores, url: &str) {
+    let location = Location::parse(url, Path::new("/")).unwrap();
+    stores.open(&location).await.put(location.key(), Bytes::from_static(b"x")).await.unwrap();
+}
+
+/// A part with a prediction for every image of a batch.
+pub(crate) async fn put_part(stores: &Stores, spec: &JobSpec, batch: BatchNumber, images: &[ImageRef]) {
+    let class = ClassScore { index: 1, label: None, probability: 0.5 };
+    let row = |image: &ImageRef| ResultRow {
+        key: image.key.clone(),
+        etag: None,
+        size: 1,
+        width: None,
+        height: None,
+        outcome: Outcome::Ok(Prediction::Classes(vec![class.clone()])),
+    };
+    let rows: Vec<_> = images.iter().map(row).collect();
+    let footer = PartFooter::new(spec, batch, "attempt", "worker").counted(&rows);
+    let part = encode_part(&rows, Columns::Classes, &footer).unwrap();
+    let (store, layout) = output(stores, spec).await;
+    store.put(&layout.part(batch), part).await.unwrap();
+}
+
+async fn output(stores: &Stores, spec: &JobSpec) -> (Arc<dyn Storage>, OutputLayout) {
+    let out = Location::parse(&spec.out, Path::new("/")).unwrap();
+    (stores.open(&out).await, OutputLayout::new(out))
+}
+
+/// The whole plan as the bucket has it.
+pub(crate) async fn plan(stores: &Stores, spec: &JobSpec) -> Vec<(BatchNumber, Vec<ImageRef>)> {
+    let (store, layout) = output(stores, spec).await;
+    let mut batches = Vec::new();
+    for index in 0.. {
+        match read_batches(&*store, &layout, index).await {
+            Ok(file) => batches.extend(file),
+            Err(PlanError::Storage(error)) if error.is_not_found() => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    batches
+}
+
+/// A ledger of one job, with the rules that the planner relies on. It fails for good once `left` calls were
+/// made; there is a call around every step of the planner, so that the producer can be killed at each.
+struct OneJob {
+    state: Mutex<OneJobState>,
+    left: AtomicI64,
+}
+
+impl OneJob {
+    fn new(calls: i64) -> Self {
+        Self { state: Mutex::default(), left: AtomicI64::new(calls) }
+    }
+
+    fn call(&self) -> Result<MutexGuard<'_, OneJobState>, LedgerError> {
+        match self.left.fetch_sub(1, Ordering::SeqCst) {
+            1.. => Ok(self.state.lock().unwrap()),
+            _ => Err(LedgerError::Other { ledger: "test".into(), reason: "dead".into() }),
+        }
+    }
+}
+
+#[derive(Default)]
+struct OneJobState {
+    open: bool,
+    cancelled: bool,
+    planned: (u64, u64),
+    end: Option<u64>,
+    done: BTreeSet<u64>,
+    images_ok: u64,
+}
+
+#[async_trait]
+impl Ledger for OneJob {
+    async fn open(&self, _: &JobRecord) -> Result<(), LedgerError> {
+        self.call()?.open = true;
+        Ok(())
+    }
+    async fn planned(&self, _: &JobId, batches: u64, images: u64) -> Result<(), LedgerError> {
+        let mut state = self.call()?;
+        state.planned = state.planned.max((batches, images));
+        Ok(())
+    }
+    async fn plan_complete(&self, _: &JobId, batches: u64, images: u64) -> Result<bool, LedgerError> {
+        let mut state = self.call()?;
+        (state.planned, state.end) = ((batches, images), Some(batches));
+        Ok(state.done.len() as u64 == batches)
+    }
+    async fn is_done(&self, _: &JobId, batch: BatchNumber) -> Result<bool, LedgerError> {
+        Ok(self.call()?.done.contains(&batch.0))
+    }
+    async fn complete(
+        &self,
+        _: &JobId,
+        batch: BatchNumber,
+        outcome: &BatchOutcome,
+    ) -> Result<Completion, LedgerError> {
+        let mut state = self.call()?;
+        let first = state.done.insert(batch.0);
+        state.images_ok += if first { outcome.images_ok } else { 0 };
+        Ok(Completion { first, job_done: state.end == Some(state.done.len() as u64) })
+    }
+    async fn finalized(&self, _: &JobId) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn cancel(&self, _: &JobId) -> Result<bool, LedgerError> {
+        self.call()?.cancelled = true;
+        Ok(true)
+    }
+    async fn state(&self, _: &JobId) -> Result<Option<JobState>, LedgerError> {
+        let state = self.call()?;
+        let known = if state.cancelled { JobState::Cancelled } else { JobState::Enqueuing };
+        Ok(state.open.then_some(known))
+    }
+    async fn progress(&self, _: &JobId) -> Result<Option<Progress>, LedgerError> {
+        Ok(None)
+    }
+    async fn jobs(&self, _: usize) -> Result<Vec<Progress>, LedgerError> {
+        Ok(vec![])
+    }
+}
+
+/// A broker that keeps what is published, and fails for good once `left` messages were.
+struct Outbox {
+    sent: Mutex<Vec<Message>>,
+    left: AtomicI64,
+}
+
+impl Outbox {
+    fn new(messages: i64) -> Self {
+        Self { sent: Mutex::default(), left: AtomicI64::new(messages) }
+    }
+
+    fn batches(&self) -> Vec<(BatchNumber, Vec<ImageRef>)> {
+        let sent = self.sent.lock().unwrap();
+        let batch = |message: &Message| match message {
+            Message::Batch(batch) => Some((batch.batch, batch.images.clone())),
+            Message::Finalize(_) => None,
+        };
+        sent.iter().filter_map(batch).collect()
+    }
+
+    fn finalizes(&self) -> usize {
+        self.sent.lock().unwrap().iter().filter(|m| matches!(m, Message::Finalize(_))).count()
+    }
+}
+
+#[async_trait]
+impl Broker for Outbox {
+    async fn ensure_queue(&self, _: &QueueName) -> Result<(), BrokerError> {
+        Ok(())
+    }
+    async fn publish(&self, _: &QueueName, message: Publication) -> Result<(), BrokerError> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            return Err(BrokerError::Closed);
+        }
+        self.sent.lock().unwrap().push(Message::parse(&message.body).unwrap());
+        Ok(())
+    }
+    async fn consume(&self, _: &QueueName, _: u16) -> Result<Box<dyn Consumer>, BrokerError> {
+        Err(BrokerError::Closed)
+    }
+    async fn depth(&self, _: &QueueName) -> Result<Option<QueueDepth>, BrokerError> {
+        Ok(None)
+    }
+    async fn dead_depth(&self) -> Result<u64, BrokerError> {
+        Ok(0)
+    }
+}
+
+const FOREVER: i64 = i64::MAX;
+
+async fn submit(
+    stores: &Arc<Stores>,
+    spec: &JobSpec,
+    broker: &dyn Broker,
+    ledger: &dyn Ledger,
+) -> Result<Planned, PlanError> {
+    let (_, spec) = open_output(spec, stores).await?;
+    let ctx = Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW };
+    enlist(ctx, &mut |_| {}, &CancellationToken::new()).await
+}
+
+async fn bucket(images: usize) -> Arc<Stores> {
+    let stores = Stores::in_memory();
+    for n in 0..images {
+        put(&stores, &format!("s3://b/p/{n:06}.jpg")).await;
+        if n % 50 == 0 {
+            put(&stores, &format!("s3://b/p/{n:06}.txt")).await;
+        }
+    }
+    stores
+}
+
+async fn undisturbed(images: usize, spec: &JobSpec) -> Vec<(BatchNumber, Vec<ImageRef>)> {
+    let stores = bucket(images).await;
+    submit(&stores, spec, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
+    plan(&stores, spec).await
+}
+
+#[tokio::test]
+async fn a_new_job_is_planned_and_published_in_order() {
+    let (stores, job) = (bucket(12_345).await, spec(&["s3://b/p"]));
+    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
+    let mut seen = Vec::new();
+    let (opened, job) = open_output(&job, &stores).await.unwrap();
+    assert_eq!(opened, Opened::New);
+    let ctx = Enlisting { spec: &job, stores: &stores, broker: &outbox, ledger: &ledger, window: 3 };
+    let planned = enlist(ctx, &mut |planned| seen.push(*planned), &CancellationToken::new()).await.unwrap();
+    let expected = Planned {
+        batches: 1235,
+        images: 12_345,
+        published: 1235,
+        skipped: 247,
+        unlistable: 0,
+        job_done: false,
+    };
+    assert_eq!(planned, expected);
+    assert!(
+        seen.len() > 4
+            && seen.windows(2).all(|w| w[0].images <= w[1].images && w[0].published <= w[1].published)
+    );
+    let planned = plan(&stores, &job).await;
+    assert_eq!(planned.iter().map(|(n, _)| n.0).collect::<Vec<_>>(), (0..1235).collect::<Vec<_>>());
+    let mut published = outbox.batches();
+    published.sort_by_key(|(n, _)| *n);
+    assert_eq!(published, planned);
+    assert_eq!(ledger.state.lock().unwrap().planned, (1235, 12_345));
+    assert_eq!(ledger.state.lock().unwrap().end, Some(1235));
+}
+
+#[tokio::test]
+async fn a_producer_killed_at_any_step_resumes_with_the_same_plan() {
+    let stores = bucket(5300).await;
+    let at = |out: String| JobSpec { out: format!("s3://results/{out}"), ..spec(&["s3://b/p"]) };
+    let job = at("whole".into());
+    submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
+    let whole = plan(&stores, &job).await;
+    let mut completed_at_once = false;
+    for step in 0.. {
+        // Alternately the ledger and the broker fail, at ever later calls.
+        let (calls, messages) = if step % 2 == 0 { (step / 2, FOREVER) } else { (FOREVER, step / 2 * 177) };
+        let job = at(format!("killed-{step}"));
+        let (outbox, ledger) = (Outbox::new(messages), OneJob::new(calls));
+        let killed = submit(&stores, &job, &outbox, &ledger).await;
+        let planned = plan(&stores, &job).await;
+        for batch in outbox.batches() {
+            assert!(planned.contains(&batch), "step {step}: {} is published and not planned", batch.0);
+        }
+        let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
+        let resumed = submit(&stores, &job, &outbox, &ledger).await.unwrap();
+        assert_eq!(plan(&stores, &job).await, whole, "step {step}");
+        assert_eq!((resumed.published, resumed.skipped), (530, 106), "step {step}");
+        if killed.is_ok() && step % 2 == 1 {
+            completed_at_once = true;
+        }
+        if completed_at_once && killed.is_ok() && step % 2 == 0 {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_producer_resumes_with_the_same_plan() {
+    let job = spec(&["s3://b/p"]);
+    let whole = undisturbed(3000, &job).await;
+    for polls in [0, 1, 2, 4, 8, 16, 32] {
+        let stores = bucket(3000).await;
+        let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
+        let mut left = polls;
+        {
+            let mut submitting = std::pin::pin!(submit(&stores, &job, &outbox, &ledger));
+            std::future::poll_fn(|context| {
+                left -= 1;
+                if left < 0 || submitting.as_mut().poll(context).is_ready() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+        }
+        submit(&stores, &job, &outbox, &ledger).await.unwrap();
+        assert_eq!(plan(&stores, &job).await, whole, "dropped after {polls} polls");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_in_the_bucket_meanwhile_shifts_no_number() {
+    let (stores, job) = (bucket(5300).await, spec(&["s3://b/p"]));
+    // Opening the job and announcing the first file are two calls; the producer dies at the next one.
+    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(2));
+    submit(&stores, &job, &outbox, &ledger).await.unwrap_err();
+    let before = plan(&stores, &job).await;
+    assert!(!before.is_empty() && before.len() < 530, "killed while listing: {}", before.len());
+    for url in ["s3://b/p/0.jpg", "s3://b/p/000001a.jpg", "s3://b/p/zz.jpg"] {
+        put(&stores, url).await;
+    }
+    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
+    submit(&stores, &job, &outbox, &ledger).await.unwrap();
+    let after = plan(&stores, &job).await;
+    assert_eq!(after[..before.len()], before);
+    let keys: Vec<_> = after.iter().flat_map(|(_, images)| images).map(|image| image.key.as_str()).collect();
+    assert_eq!(keys.len(), 5301, "only what sorts after the last planned key is new");
+    assert!(keys.contains(&"s3://b/p/zz.jpg") && !keys.contains(&"s3://b/p/0.jpg"));
+}
+
+#[tokio::test]
+async fn a_resume_publishes_what_has_no_part_and_recounts_the_rest() {
+    let (stores, job) = (bucket(95).await, spec(&["s3://b/p"]));
+    submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
+    let batches = plan(&stores, &job).await;
+    for (number, images) in &batches[..7] {
+        put_part(&stores, &job, *number, images).await;
+    }
+    // The ledger was wiped meanwhile.
+    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
+    let resumed = submit(&stores, &job, &outbox, &ledger).await.unwrap();
+    assert_eq!((resumed.published, resumed.job_done, outbox.finalizes()), (3, false, 0));
+    assert_eq!(outbox.batches(), batches[7..]);
+    assert_eq!(ledger.state.lock().unwrap().images_ok, 70);
+    for (number, images) in &batches[7..] {
+        put_part(&stores, &job, *number, images).await;
+    }
+    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
+    let resumed = submit(&stores, &job, &outbox, &ledger).await.unwrap();
+    assert_eq!((resumed.published, resumed.job_done, outbox.finalizes()), (0, true, 1));
+    let out = Location::parse(&job.out, Path::new("/")).unwrap();
+    assert!(matches!(finalize(&job.job, &out, &stores).await.unwrap(), Finalized::Written(_)));
+    assert_eq!(open_output(&job, &stores).await.unwrap().0, Opened::AlreadyComplete);
+}
+
+#[tokio::test]
+async fn nothing_is_written_for_a_job_without_images() {
+    let stores = Stores::in_memory();
+    put(&stores, "s3://b/p/readme.txt").await;
+    for sources in [["s3://b/p"], ["s3://b/typo"]] {
+        let job = spec(&sources);
+        let error = open_output(&job, &stores).await.unwrap_err();
+        assert!(
+            matches!(error, PlanError::NoImages { skipped: 1, .. } | PlanError::SourceMissing { .. }),
+            "{error}"
+        );
+        let (store, layout) = output(&stores, &job).await;
+        assert!(store.head(&layout.job()).await.unwrap_err().is_not_found());
+    }
+}
+
+#[tokio::test]
+async fn an_output_has_one_job() {
+    let (stores, job) = (bucket(20).await, spec(&["s3://b/p"]));
+    assert_eq!(open_output(&job, &stores).await.unwrap().0, Opened::New);
+    let renamed = JobSpec { job: "other-name".parse().unwrap(), created_unix_ms: 9, ..job.clone() };
+    let (opened, stored) = open_output(&renamed, &stores).await.unwrap();
+    assert_eq!((opened, stored.job.as_str()), (Opened::Resumed, "job-1"));
+    let other = JobSpec { topk: 1, batch_size: 20, ..job.clone() };
+    let error = open_output(&other, &stores).await.unwrap_err();
+    assert!(
+        matches!(&error, PlanError::OtherJob { differences, .. } if differences == &["batch_size", "topk"]),
+        "{error}"
+    );
+    // Parts without a spec are somebody's results.
+    let elsewhere = JobSpec { out: "s3://results/old".into(), ..job };
+    put(&stores, "s3://results/old/part-00000003.parquet").await;
+    let error = open_output(&elsewhere, &stores).await.unwrap_err();
+    assert!(matches!(error, PlanError::Leftovers { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn another_jobs_part_is_refused() {
+    let (stores, job) = (bucket(20).await, spec(&["s3://b/p"]));
+    submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
+    let (number, images) = plan(&stores, &job).await.swap_remove(1);
+    let other = JobSpec { job: "job-2".parse().unwrap(), ..job.clone() };
+    put_part(&stores, &other, number, &images).await;
+    let error = submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap_err();
+    assert!(matches!(error, PlanError::ForeignPart { what: "the job", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn cancelling_ends_the_producer() {
+    let (stores, job) = (bucket(20).await, spec(&["s3://b/p"]));
+    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
+    ledger.cancel(&job.job).await.unwrap();
+    let error = submit(&stores, &job, &outbox, &ledger).await.unwrap_err();
+    assert!(matches!(error, PlanError::Cancelled(_)), "{error}");
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let ctx = Enlisting { spec: &job, stores: &stores, broker: &outbox, ledger: &ledger, window: 1 };
+    let error = enlist(ctx, &mut |_| {}, &stop).await.unwrap_err();
+    assert!(matches!(error, PlanError::Interrupted), "{error}");
+    assert!(outbox.batches().is_empty());
+}
+
+#[tokio::test]
+async fn a_queue_with_few_places_does_not_hold_back_the_plan() {
+    let (stores, job) = (bucket(500).await, spec(&["s3://b/p"]));
+    let (broker, ledger) = (MemoryBroker::with_capacity(2), OneJob::new(FOREVER));
+    let (_, job) = open_output(&job, &stores).await.unwrap();
+    let ctx = Enlisting { spec: &job, stores: &stores, broker: &broker, ledger: &ledger, window: 4 };
+    let cancel = CancellationToken::new();
+    let mut planned = Planned::default();
+    let mut on_progress = |now: &Planned| {
+        planned = *now;
+        if ledger.state.lock().unwrap().end.is_some() {
+            cancel.cancel();
+        }
+    };
+    let error = enlist(ctx, &mut on_progress, &cancel).await.unwrap_err();
+    assert!(matches!(error, PlanError::Interrupted), "{error}");
+    assert_eq!((planned.images, planned.published), (500, 0));
+}
+
+#[tokio::test]
+async fn two_producers_make_one_plan() {
+    let (stores, job) = (bucket(5300).await, spec(&["s3://b/p"]));
+    let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
+    let (one, two) =
+        tokio::join!(submit(&stores, &job, &outbox, &ledger), submit(&stores, &job, &outbox, &ledger));
+    assert_eq!((one.unwrap().images, two.unwrap().images), (5300, 5300));
+    assert_eq!(plan(&stores, &job).await, undisturbed(5300, &job).await);
+}
+
+#[tokio::test]
+async fn an_append_knows_its_own_file_and_yields_to_another() {
+    let stores = Stores::in_memory();
+    let (store, layout) = output(&stores, &spec(&["s3://b/p"])).await;
+    let slice = |key: &str| PlanSlice {
+        first_batch: BatchNumber(0),
+        batches: vec![vec![ImageRef { key: key.into(), etag: None, size: 1 }]],
+        cursor: Cursor { after: Some(key.into()), images: 1, ..Cursor::default() },
+    };
+    let log = || PlanLog::new(store.clone(), layout.clone());
+    assert_eq!(log().append(slice("a")).await.unwrap(), Appended::Written);
+    assert_eq!(log().append(slice("a")).await.unwrap(), Appended::Written, "a reply was lost");
+    let mut late = log();
+    assert_eq!(late.append(slice("b")).await.unwrap(), Appended::Overtaken);
+    late.catch_up().await.unwrap();
+    assert_eq!((late.next_batch, late.cursor.after.as_deref()), (1, Some("a")));
+    late.finish(&late.cursor.clone()).await.unwrap();
+    assert!(matches!(log().done().await.unwrap_err(), PlanError::BrokenPlan { .. }));
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_and_writes_nothing() {
+    let (stores, job) = (bucket(105).await, spec(&["s3://b/p"]));
+    let run = dry_run(&job, &stores).await.unwrap();
+    assert_eq!((run.images, run.bytes, run.batches, run.skipped), (105, 105, 11, 3));
+    assert_eq!(run.by_extension, [("jpg".to_owned(), 105)].into());
+    assert_eq!(run.first_keys[0], "s3://b/p/000000.jpg");
+    let (store, layout) = output(&stores, &job).await;
+    assert!(store.head(&layout.job()).await.is_err());
+}
+
+#[tokio::test]
+async fn finalize_writes_success_when_and_only_when_the_parts_equal_the_plan() {
+    let (stores, job) = (bucket(95).await, spec(&["s3://b/p"]));
+    let out = Location::parse(&job.out, Path::new("/")).unwrap();
+    let (store, layout) = output(&stores, &job).await;
+    let (_, job) = open_output(&job, &stores).await.unwrap();
+    assert_eq!(finalize(&job.job, &out, &stores).await.unwrap(), Finalized::PlanOpen);
+    submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
+    let batches = plan(&stores, &job).await;
+    for (number, images) in batches.iter().filter(|(n, _)| n.0 != 4) {
+        put_part(&stores, &job, *number, images).await;
+    }
+    let answer = finalize(&job.job, &out, &stores).await.unwrap();
+    assert_eq!(answer, Finalized::Incomplete { missing: vec![BatchNumber(4)], missing_count: 1 });
+    // A part with too few rows is no part of this plan.
+    put_part(&stores, &job, BatchNumber(4), &batches[4].1[..9]).await;
+    let error = finalize(&job.job, &out, &stores).await.unwrap_err();
+    assert!(matches!(error, FinalizeError::Mismatch { what: "a row count of", .. }), "{error}");
+    put_part(&stores, &job, BatchNumber(4), &batches[4].1).await;
+    put_part(&stores, &job, BatchNumber(10), &batches[4].1).await;
+    let error = finalize(&job.job, &out, &stores).await.unwrap_err();
+    assert!(matches!(error, FinalizeError::ForeignPart { batches: 10, more: 0, .. }), "{error}");
+    assert!(store.head(&layout.success()).await.is_err() && store.head(&layout.manifest()).await.is_err());
+    store.delete(&layout.part(BatchNumber(10))).await.unwrap();
+    let Finalized::Written(manifest) = finalize(&job.job, &out, &stores).await.unwrap() else {
+        panic!("written")
+    };
+    assert_eq!((manifest.rows, manifest.images_ok, manifest.batches), (95, 95, 10));
+    assert!(store.head(&layout.success()).await.is_ok());
+    let json = store.get(&layout.manifest(), 1 << 20).await.unwrap();
+    assert_eq!(Manifest::parse(&json.bytes).unwrap(), *manifest);
+    assert_eq!(
+        finalize(&job.job, &out, &stores).await.unwrap(),
+        Finalized::Written(manifest),
+        "again is harmless"
+    );
+    let error = finalize(&"job-2".parse().unwrap(), &out, &stores).await.unwrap_err();
+    assert!(matches!(error, FinalizeError::OtherJob { .. }), "{error}");
+}

@@ -1,0 +1,163 @@
+//! Both passes of the resampler with AVX2, equal to `portable` bit for bit.
+//!
+//! A weight has 23 bits and a sign, too many for the 16-bit multiply-add that is the fastest on every
+//! CPU, and a 32-bit multiply costs twice as much. So each weight is split into a high and a low part
+//! (`AxisTable::split`), both are summed with `vpmaddwd`, two taps at a time, and joined at the end.
+//! The arithmetic is modulo 2^32 throughout, as the portable sums are.
+
+use super::{
+    OVERREAD,
+    coeffs::{AxisTable, GROUP, PRECISION_BITS, SPLIT_BITS, Span},
+    portable::{self, HALF},
+};
+use std::arch::x86_64::*;
+
+/// Rows that one horizontal step takes together, so that weights are loaded once for all of them.
+pub(super) const ROWS: usize = 4;
+
+/// Bytes of an output row that one vertical step makes.
+const BLOCK: usize = 32;
+
+/// Four rows of the horizontal pass. Row `r` of the input begins at `r * in_stride`, of the output at
+/// `r * out_stride`; the output has 3 bytes for each span.
+///
+/// # Safety
+/// The CPU has AVX2. Every tap's pixel of every row lies in `src`, with [`OVERREAD`] more bytes after it.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn horizontal_rows(
+    src: &[u8],
+    in_stride: usize,
+    table: &AxisTable,
+    out: &mut [u8],
+    out_stride: usize,
+) {
+    for (index, span) in table.spans.iter().enumerate() {
+        // Reads 16 bytes at the group's first pixel: the last group begins at most 3 pixels before the end.
+        debug_assert!((ROWS - 1) * in_stride + (span.start + span.len) * 3 + OVERREAD <= src.len());
+        // SAFETY: the caller vouches for AVX2 and for the bytes, see above.
+        let pixels = unsafe { pixel_of_rows(src, in_stride, table, span) };
+        for (row, pixel) in pixels.iter().enumerate() {
+            let at = row * out_stride + index * 3;
+            out[at..at + 3].copy_from_slice(&pixel[..3]);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn pixel_of_rows(src: &[u8], in_stride: usize, table: &AxisTable, span: &Span) -> [[u8; 4]; ROWS] {
+    // Four pixels rgbrgbrgbrgb.... in both lanes -> 16-bit pairs r0r1 g0g1 b0b1 -- | r2r3 g2g3 b2b3 --.
+    let widen = _mm256_setr_epi8(
+        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, //
+        6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1,
+    );
+    // high0..3 low0..3 in both lanes -> the pair of taps 0,1 four times | the pair 2,3 four times.
+    let pick_high = _mm256_setr_epi8(
+        0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7,
+    );
+    let pick_low = _mm256_add_epi8(pick_high, _mm256_set1_epi8(8));
+
+    let mut high = [_mm256_setzero_si256(); ROWS];
+    let mut low = [_mm256_setzero_si256(); ROWS];
+    let split = &table.split[span.offset * 2..(span.offset + span.len.next_multiple_of(GROUP)) * 2];
+    let first = src.as_ptr().wrapping_add(span.start * 3);
+    for (group, parts) in split.chunks_exact(2 * GROUP).enumerate() {
+        // SAFETY: `parts` has 8 values, 16 bytes.
+        let both = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(parts.as_ptr().cast()) });
+        let weights_high = _mm256_shuffle_epi8(both, pick_high);
+        let weights_low = _mm256_shuffle_epi8(both, pick_low);
+        for row in 0..ROWS {
+            let at = first.wrapping_add(row * in_stride + group * GROUP * 3);
+            // SAFETY: within `src` and its slack, by this function's contract.
+            let bytes = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(at.cast()) });
+            let pairs = _mm256_shuffle_epi8(bytes, widen);
+            high[row] = _mm256_add_epi32(high[row], _mm256_madd_epi16(pairs, weights_high));
+            low[row] = _mm256_add_epi32(low[row], _mm256_madd_epi16(pairs, weights_low));
+        }
+    }
+    let mut pixels = [[0; 4]; ROWS];
+    for row in 0..ROWS {
+        let joined = _mm256_add_epi32(_mm256_slli_epi32::<{ SPLIT_BITS as i32 }>(high[row]), low[row]);
+        let sum = _mm_add_epi32(_mm256_castsi256_si128(joined), _mm256_extracti128_si256::<1>(joined));
+        let sum = _mm_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm_add_epi32(sum, _mm_set1_epi32(HALF)));
+        // Saturating packs are the clamp to 0..=255.
+        let words = _mm_packs_epi32(sum, sum);
+        pixels[row] = _mm_cvtsi128_si32(_mm_packus_epi16(words, words)).to_le_bytes();
+    }
+    pixels
+}
+
+/// One output row of the vertical pass: `out[i]` from `rows[k * stride + i]` for the span's taps `k`.
+///
+/// # Safety
+/// The CPU has AVX2, and `rows` holds `out.len()` bytes from each tap's row.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn vertical_row(
+    rows: &[u8],
+    stride: usize,
+    table: &AxisTable,
+    span: &Span,
+    out: &mut [u8],
+) {
+    debug_assert!(span.len == 0 || (span.len - 1) * stride + out.len() <= rows.len());
+    let whole = out.len() / BLOCK * BLOCK;
+    for column in (0..whole).step_by(BLOCK) {
+        // SAFETY: `column + BLOCK <= out.len()`, and the caller vouches for the rows.
+        unsafe { vertical_block(rows, stride, table, span, column, &mut out[column..column + BLOCK]) };
+    }
+    let weights = &table.weights[span.offset..span.offset + span.len];
+    portable::vertical_row(rows, stride, weights, whole, &mut out[whole..]);
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn vertical_block(
+    rows: &[u8],
+    stride: usize,
+    table: &AxisTable,
+    span: &Span,
+    column: usize,
+    out: &mut [u8],
+) {
+    let zero = _mm256_setzero_si256();
+    let mut high = [zero; 4];
+    let mut low = [zero; 4];
+    let mut tap = 0;
+    while tap < span.len {
+        let group = (span.offset + tap) / GROUP * 2 * GROUP;
+        let at = tap % GROUP;
+        let pair =
+            |parts: &[i16]| _mm256_set1_epi32(i32::from(parts[0]) & 0xffff | i32::from(parts[1]) << 16);
+        let weights_high = pair(&table.split[group + at..group + at + 2]);
+        let weights_low = pair(&table.split[group + GROUP + at..group + GROUP + at + 2]);
+        // SAFETY: `tap` is a row of the span, and 32 bytes from `column` are in it.
+        let a = unsafe { _mm256_loadu_si256(rows.as_ptr().add(tap * stride + column).cast()) };
+        // The odd last tap has no partner: its padding weight is 0, so any bytes do.
+        let b = if tap + 1 < span.len {
+            // SAFETY: as above, for the next row.
+            unsafe { _mm256_loadu_si256(rows.as_ptr().add((tap + 1) * stride + column).cast()) }
+        } else {
+            zero
+        };
+        let (even, odd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+        let pairs = [
+            _mm256_unpacklo_epi8(even, zero),
+            _mm256_unpackhi_epi8(even, zero),
+            _mm256_unpacklo_epi8(odd, zero),
+            _mm256_unpackhi_epi8(odd, zero),
+        ];
+        for i in 0..4 {
+            high[i] = _mm256_add_epi32(high[i], _mm256_madd_epi16(pairs[i], weights_high));
+            low[i] = _mm256_add_epi32(low[i], _mm256_madd_epi16(pairs[i], weights_low));
+        }
+        tap += 2;
+    }
+    let sums: [__m256i; 4] = std::array::from_fn(|i| {
+        let joined = _mm256_add_epi32(_mm256_slli_epi32::<{ SPLIT_BITS as i32 }>(high[i]), low[i]);
+        _mm256_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm256_add_epi32(joined, _mm256_set1_epi32(HALF)))
+    });
+    // The packs undo the unpacks lane by lane, so the bytes come out in order.
+    let words = (_mm256_packs_epi32(sums[0], sums[1]), _mm256_packs_epi32(sums[2], sums[3]));
+    // SAFETY: `out` has 32 bytes.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_packus_epi16(words.0, words.1)) };
+}

@@ -1,0 +1,184 @@
+//! The filter weights of one axis of a resize, as Pillow computes them.
+//!
+//! Weights are made in `f64` with Pillow's formulas in Pillow's order of operations and rounded to 22-bit
+//! fixed point, because bit equality of the pixels hangs on every one of them. Only the outputs that the
+//! crop keeps are made. Nothing here may depend on the pixels: a table is shared by all images of one shape.
+
+use trawl_common::bundle::Interpolation;
+
+/// Fixed-point bits of a weight: 32 less 8 for the pixel and 2 for overshoot of filters with negative lobes.
+pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
+
+/// Taps in a group: what one 32-byte vector holds of RGB pixels, widened to 16 bits.
+pub(super) const GROUP: usize = 4;
+
+/// The low part of a split weight, in bits; see [`AxisTable::split`].
+pub(super) const SPLIT_BITS: u32 = 14;
+
+/// What a table is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AxisKey {
+    /// Pixels along the axis before the resize.
+    pub input: u32,
+    /// Pixels along the axis after it.
+    pub output: u32,
+    /// The first output that is needed.
+    pub first: u32,
+    /// How many outputs are needed.
+    pub count: u32,
+    /// The filter; never `Nearest`.
+    pub filter: Interpolation,
+}
+
+/// Where the taps of one output are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    /// The first input pixel.
+    pub start: usize,
+    /// How many input pixels.
+    pub len: usize,
+    /// Index of the first weight in [`AxisTable::weights`]; a multiple of [`GROUP`].
+    pub offset: usize,
+}
+
+/// The weights of one axis.
+#[derive(Debug)]
+pub(super) struct AxisTable {
+    /// What it was made for.
+    pub key: AxisKey,
+    /// One span for each needed output.
+    pub spans: Vec<Span>,
+    /// Fixed-point weights; each span is padded with zeros to a multiple of [`GROUP`].
+    pub weights: Vec<i32>,
+    /// For each group of four weights `w`, four high parts and then four low parts with
+    /// `w == (high << SPLIT_BITS) + low`: 16-bit multiply-adds on both give the very 32-bit sum.
+    pub split: Vec<i16>,
+}
+
+impl AxisTable {
+    /// Makes the table for `key`.
+    pub(super) fn new(key: AxisKey) -> Self {
+        let (filter, radius): (fn(f64) -> f64, f64) = match key.filter {
+            Interpolation::Nearest | Interpolation::Bilinear => (bilinear, 1.0),
+            Interpolation::Bicubic => (bicubic, 2.0),
+            Interpolation::Lanczos => (lanczos, 3.0),
+        };
+        let scale = f64::from(key.input) / f64::from(key.output);
+        let filter_scale = scale.max(1.0);
+        let support = radius * filter_scale;
+        let inverse = 1.0 / filter_scale;
+
+        let mut table = Self {
+            key,
+            spans: Vec::with_capacity(key.count as usize),
+            weights: Vec::new(),
+            split: Vec::new(),
+        };
+        let mut raw = Vec::new();
+        for index in key.first..key.first + key.count {
+            let center = (f64::from(index) + 0.5) * scale;
+            // `as` truncates towards zero as C does, and negative values stop at 0 as Pillow's clamp does.
+            let start = (center - support + 0.5) as u32;
+            let end = ((center + support + 0.5) as u32).min(key.input);
+            raw.clear();
+            raw.extend((start..end).map(|x| filter((f64::from(x) - center + 0.5) * inverse)));
+            // Not `sum()`: the order of additions is part of the result.
+            let total = raw.iter().fold(0.0, |sum, weight| sum + weight);
+            let offset = table.weights.len();
+            table.weights.extend(raw.iter().map(|w| fixed_point(if total == 0.0 { *w } else { w / total })));
+            table.weights.resize(table.weights.len().next_multiple_of(GROUP), 0);
+            table.spans.push(Span { start: start as usize, len: raw.len(), offset });
+        }
+        table.split = split(&table.weights);
+        table
+    }
+
+    /// The input pixels that any output needs, as a half-open range.
+    pub(super) fn input_range(&self) -> (usize, usize) {
+        let start = self.spans.iter().map(|s| s.start).min().unwrap_or(0);
+        let end = self.spans.iter().map(|s| s.start + s.len).max().unwrap_or(0);
+        (start, end)
+    }
+
+    /// Bytes held, for the cache's bound.
+    pub(super) fn bytes(&self) -> usize {
+        self.spans.len() * size_of::<Span>() + self.weights.len() * (size_of::<i32>() + 2 * size_of::<i16>())
+    }
+}
+
+fn fixed_point(weight: f64) -> i32 {
+    let scaled = weight * f64::from(1 << PRECISION_BITS);
+    (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
+}
+
+fn split(weights: &[i32]) -> Vec<i16> {
+    let mut parts = Vec::with_capacity(weights.len() * 2);
+    for group in weights.chunks_exact(GROUP) {
+        // Rounding to nearest keeps the low part within 14 signed bits and the high part within 10.
+        let high = |w: i32| (w + (1 << (SPLIT_BITS - 1))) >> SPLIT_BITS;
+        parts.extend(group.iter().map(|&w| high(w) as i16));
+        parts.extend(group.iter().map(|&w| (w - (high(w) << SPLIT_BITS)) as i16));
+    }
+    parts
+}
+
+fn bilinear(x: f64) -> f64 {
+    let x = x.abs();
+    if x < 1.0 { 1.0 - x } else { 0.0 }
+}
+
+fn bicubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+fn lanczos(x: f64) -> f64 {
+    if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        return 1.0;
+    }
+    let x = x * std::f64::consts::PI;
+    x.sin() / x
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_weights_are_the_weights() {
+        for filter in [Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos] {
+            for (input, output) in [(500, 256), (3, 900), (65_535, 7), (1, 1), (7, 7)] {
+                let table = AxisTable::new(AxisKey { input, output, first: 0, count: output, filter });
+                for (weights, parts) in table.weights.chunks(GROUP).zip(table.split.chunks(2 * GROUP)) {
+                    for (i, &weight) in weights.iter().enumerate() {
+                        let (high, low) = (i32::from(parts[i]), i32::from(parts[i + GROUP]));
+                        assert_eq!((high << SPLIT_BITS) + low, weight);
+                        assert!(high.abs() <= 1 << 10 && low.abs() <= 1 << 13);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_table_equals_the_same_part_of_the_whole() {
+        let filter = Interpolation::Bicubic;
+        let whole = AxisTable::new(AxisKey { input: 375, output: 256, first: 0, count: 256, filter });
+        let part = AxisTable::new(AxisKey { input: 375, output: 256, first: 16, count: 224, filter });
+        for (a, b) in whole.spans[16..240].iter().zip(&part.spans) {
+            assert_eq!((a.start, a.len), (b.start, b.len));
+            assert_eq!(whole.weights[a.offset..a.offset + a.len], part.weights[b.offset..b.offset + b.len]);
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Pillow's resize of 8-bit RGB, bit for bit, for just the rows and columns that the crop keeps.
+//!
+//! `Image.resize` weights with 22-bit fixed-point coefficients, first along rows to `u8`, then along
+//! columns, and leaves out a pass that changes nothing. Each output pixel depends only on its own span of
+//! inputs, so computing the crop alone gives the very pixels that resizing everything and cropping would.
+//! Must never depend on what was resized before: tables are cached by their complete key.
+
+mod coeffs;
+mod nearest;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+use coeffs::{AxisKey, AxisTable};
+use std::rc::Rc;
+use trawl_common::bundle::Interpolation;
+
+/// Bytes that must follow the last pixel of an image: the vector code reads 16 bytes where it needs 3.
+pub(super) const OVERREAD: usize = 16;
+
+/// Tables kept for one thread: a corpus has a handful of shapes, two tables each.
+const MAX_TABLES: usize = 64;
+
+/// Bytes of tables kept for one thread; a table for a very large image has megabytes.
+const MAX_TABLE_BYTES: usize = 16 << 20;
+
+/// An RGB image, 3 bytes a pixel, rows without gaps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    /// The pixels, then at least [`OVERREAD`] bytes that are never looked at.
+    pub rgb: &'a [u8],
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+/// The part of the resized image that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    /// Its left edge in the resized image.
+    pub x: u32,
+    /// Its top edge in the resized image.
+    pub y: u32,
+    /// Its width.
+    pub width: u32,
+    /// Its height.
+    pub height: u32,
+}
+
+/// Where the window's pixels go: row `r` begins at `r * stride`.
+#[derive(Debug)]
+pub(super) struct Target<'a> {
+    /// The first byte is the window's top left corner.
+    pub rgb: &'a mut [u8],
+    /// Bytes from one row to the next.
+    pub stride: usize,
+}
+
+/// Weight tables and the buffer between the passes, kept from image to image.
+#[derive(Debug, Default)]
+pub(super) struct Resampler {
+    /// Most recently used last.
+    tables: Vec<Rc<AxisTable>>,
+    between: Vec<u8>,
+    /// Set by tests to hold the portable code to the same results.
+    portable_only: bool,
+}
+
+impl Resampler {
+    /// Resizes `source` to `size` (width, height) and writes the pixels of `window` to `target`.
+    ///
+    /// # Panics
+    /// If the window reaches beyond `size`, or a buffer is too short: bugs of the caller.
+    pub(super) fn resize(
+        &mut self,
+        source: Source<'_>,
+        size: (u32, u32),
+        filter: Interpolation,
+        window: Window,
+        mut target: Target<'_>,
+    ) {
+        let stride = source.width as usize * 3;
+        assert!(
+            window.x + window.width <= size.0 && window.y + window.height <= size.1,
+            "window {window:?} of {size:?}"
+        );
+        assert!(source.rgb.len() >= stride * source.height as usize + OVERREAD, "the source has no slack");
+        if (source.width, source.height) == size {
+            let start = window.y as usize * stride + window.x as usize * 3;
+            copy_rows(&source.rgb[start..], stride, window, &mut target);
+            return;
+        }
+        if filter == Interpolation::Nearest {
+            nearest::resize(source, size, window, &mut target);
+            return;
+        }
+        let horizontal = (source.width != size.0).then(|| {
+            self.table(AxisKey {
+                input: source.width,
+                output: size.0,
+                first: window.x,
+                count: window.width,
+                filter,
+            })
+        });
+        let vertical = (source.height != size.1).then(|| {
+            self.table(AxisKey {
+                input: source.height,
+                output: size.1,
+                first: window.y,
+                count: window.height,
+                filter,
+            })
+        });
+        let wide = self.wide();
+        match (horizontal, vertical) {
+            (Some(table), None) => {
+                let rows = &source.rgb[window.y as usize * stride..];
+                horizontal_pass(rows, stride, window.height as usize, &table, &mut target, wide);
+            }
+            (None, Some(table)) => {
+                vertical_pass(
+                    &source.rgb[window.x as usize * 3..],
+                    stride,
+                    0,
+                    &table,
+                    window,
+                    &mut target,
+                    wide,
+                );
+            }
+            (Some(across), Some(down)) => {
+                let (first, end) = down.input_range();
+                let mut between = std::mem::take(&mut self.between);
+                let row_bytes = window.width as usize * 3;
+                // Every byte that is read is written first: the content of a reused buffer does not matter.
+                between.resize(row_bytes * (end - first), 0);
+                let mut middle = Target { rgb: &mut between, stride: row_bytes };
+                horizontal_pass(
+                    &source.rgb[first * stride..],
+                    stride,
+                    end - first,
+                    &across,
+                    &mut middle,
+                    wide,
+                );
+                vertical_pass(&between, row_bytes, first, &down, window, &mut target, wide);
+                self.between = between;
+            }
+            (None, None) => unreachable!("equal sizes are copied"),
+        }
+    }
+
+    /// Frees the buffer between the passes if it grew beyond `most` bytes.
+    pub(super) fn give_back_giants(&mut self, most: usize) {
+        if self.between.capacity() > most {
+            self.between = Vec::new();
+        }
+    }
+
+    fn table(&mut self, key: AxisKey) -> Rc<AxisTable> {
+        if let Some(at) = self.tables.iter().rposition(|table| table.key == key) {
+            let table = self.tables.remove(at);
+            self.tables.push(Rc::clone(&table));
+            return table;
+        }
+        let table = Rc::new(AxisTable::new(key));
+        self.tables.push(Rc::clone(&table));
+        while self.tables.len() > 1
+            && (self.tables.len() > MAX_TABLES
+                || self.tables.iter().map(|table| table.bytes()).sum::<usize>() > MAX_TABLE_BYTES)
+        {
+            self.tables.remove(0);
+        }
+        table
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn wide(&self) -> bool {
+        !self.portable_only && is_x86_feature_detected!("avx2")
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn wide(&self) -> bool {
+        let _ = self.portable_only;
+        false
+    }
+}
+
+fn copy_rows(src: &[u8], stride: usize, window: Window, target: &mut Target<'_>) {
+    let bytes = window.width as usize * 3;
+    for row in 0..window.height as usize {
+        target.rgb[row * target.stride..][..bytes].copy_from_slice(&src[row * stride..][..bytes]);
+    }
+}
+
+fn horizontal_pass(
+    src: &[u8],
+    stride: usize,
+    rows: usize,
+    table: &AxisTable,
+    target: &mut Target<'_>,
+    wide: bool,
+) {
+    let mut row = 0;
+    #[cfg(target_arch = "x86_64")]
+    if wide {
+        while row + avx2::ROWS <= rows {
+            let out = &mut target.rgb[row * target.stride..];
+            // SAFETY: `wide` says AVX2; `src` has all rows and OVERREAD bytes more, as `resize` asserted.
+            unsafe { avx2::horizontal_rows(&src[row * stride..], stride, table, out, target.stride) };
+            row += avx2::ROWS;
+        }
+    }
+    let _ = wide;
+    for row in row..rows {
+        let out = &mut target.rgb[row * target.stride..][..table.spans.len() * 3];
+        portable::horizontal_row(&src[row * stride..], table, out);
+    }
+}
+
+/// `src` begins at input row `first`.
+fn vertical_pass(
+    src: &[u8],
+    stride: usize,
+    first: usize,
+    table: &AxisTable,
+    window: Window,
+    target: &mut Target<'_>,
+    wide: bool,
+) {
+    let bytes = window.width as usize * 3;
+    for (row, span) in table.spans.iter().enumerate() {
+        let rows = &src[(span.start - first) * stride..];
+        let out = &mut target.rgb[row * target.stride..][..bytes];
+        #[cfg(target_arch = "x86_64")]
+        if wide {
+            // SAFETY: `wide` says AVX2; `rows` has the span's rows, as `resize` asserted.
+            unsafe { avx2::vertical_row(rows, stride, table, span, out) };
+            continue;
+        }
+        let _ = wide;
+        portable::vertical_row(rows, stride, &table.weights[span.offset..span.offset + span.len], 0, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILTERS: [Interpolation; 3] =
+        [Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos];
+
+    /// xorshift64*: the same bytes on every machine.
+    struct Noise(u64);
+
+    impl Noise {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        }
+
+        fn below(&mut self, end: u32) -> u32 {
+            (self.next() >> 33) as u32 % end
+        }
+
+        /// Extremes are likely: they make the filters overshoot.
+        fn pixels(&mut self, width: u32, height: u32) -> Vec<u8> {
+            let count = (width * height * 3) as usize + OVERREAD;
+            (0..count)
+                .map(|_| match self.below(4) {
+                    0 => 0,
+                    1 => 255,
+                    _ => self.below(256) as u8,
+                })
+                .collect()
+        }
+    }
+
+    fn run(
+        resampler: &mut Resampler,
+        source: Source<'_>,
+        size: (u32, u32),
+        filter: Interpolation,
+        window: Window,
+    ) -> Vec<u8> {
+        let stride = window.width as usize * 3;
+        let mut out = vec![7; stride * window.height as usize];
+        resampler.resize(source, size, filter, window, Target { rgb: &mut out, stride });
+        out
+    }
+
+    #[test]
+    fn vector_and_portable_code_agree() {
+        let mut noise = Noise(9);
+        let mut wide = Resampler::default();
+        let mut plain = Resampler { portable_only: true, ..Resampler::default() };
+        for round in 0..300 {
+            let (width, height) = (1 + noise.below(90), 1 + noise.below(90));
+            let rgb = noise.pixels(width, height);
+            let source = Source { rgb: &rgb, width, height };
+            let size = (1 + noise.below(140), 1 + noise.below(140));
+            let (x, y) = (noise.below(size.0), noise.below(size.1));
+            let window =
+                Window { x, y, width: 1 + noise.below(size.0 - x), height: 1 + noise.below(size.1 - y) };
+            let filter = FILTERS[round % 3];
+            let expected = run(&mut plain, source, size, filter, window);
+            assert!(
+                run(&mut wide, source, size, filter, window) == expected,
+                "{width}x{height} to {size:?}, {filter:?}, {window:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_window_equals_the_same_part_of_the_whole() {
+        let mut noise = Noise(4);
+        let rgb = noise.pixels(61, 47);
+        let source = Source { rgb: &rgb, width: 61, height: 47 };
+        for filter in FILTERS.into_iter().chain([Interpolation::Nearest]) {
+            for size in [(40, 30), (61, 30), (40, 47), (61, 47), (200, 90), (1, 1)] {
+                let mut resampler = Resampler::default();
+                let all = Window { x: 0, y: 0, width: size.0, height: size.1 };
+                let whole = run(&mut resampler, source, size, filter, all);
+                let window = Window {
+                    x: size.0 / 3,
+                    y: size.1 / 4,
+                    width: size.0.div_ceil(2),
+                    height: size.1.div_ceil(2),
+                };
+                let part = run(&mut resampler, source, size, filter, window);
+                for row in 0..window.height {
+                    let start = (((window.y + row) * size.0 + window.x) * 3) as usize;
+                    let bytes = window.width as usize * 3;
+                    assert_eq!(
+                        whole[start..start + bytes],
+                        part[row as usize * bytes..][..bytes],
+                        "{filter:?} {size:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_cache_of_tables_is_bounded() {
+        let mut resampler = Resampler::default();
+        for output in 1..200 {
+            resampler.table(AxisKey {
+                input: 500,
+                output,
+                first: 0,
+                count: output,
+                filter: Interpolation::Bicubic,
+            });
+        }
+        assert_eq!(resampler.tables.len(), MAX_TABLES);
+        for input in 60_000..60_100 {
+            resampler.table(AxisKey {
+                input,
+                output: 8192,
+                first: 0,
+                count: 8192,
+                filter: Interpolation::Lanczos,
+            });
+        }
+        assert!(resampler.tables.iter().map(|t| t.bytes()).sum::<usize>() <= MAX_TABLE_BYTES);
+    }
+}
