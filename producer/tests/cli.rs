@@ -99,7 +99,11 @@ fn services_that_are_away_are_transient_and_no_password_is_printed() {
         assert_eq!((code, out.as_str()), (5, ""), "{arguments:?}: {err}");
         assert!(err.contains("127.0.0.1:1") && !err.contains("canary"), "{arguments:?}: {err}");
     }
-    let (code, out, err) = trawl(&["doctor", "--store", ".", "--output", "json"]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut doctor = Command::new(alone(dir.path()));
+    doctor.args(["doctor", "--store", ".", "--output", "json"]).current_dir(dir.path()).env("PATH", "");
+    let doctor = doctor.env("TRAWL_AMQP_URL", AWAY_AMQP).env("TRAWL_REDIS_URL", AWAY_REDIS).output();
+    let (code, out, err) = texts(&doctor.expect("it starts"));
     assert_eq!(code, 5, "{out} {err}");
     let checks: serde_json::Value = serde_json::from_str(&out).expect("one JSON document");
     let ok = |name: &str| {
