@@ -36,7 +36,7 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
 /// The longest such wait: a broker that is back is found within this time.
-const LONGEST_WAIT: Duration = Duration::from_secs(20);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 const ACCESS_REFUSED: u16 = 403;
 const NOT_FOUND: u16 = 404;
