@@ -31,3 +31,19 @@ pub fn folder(dir: &Path, count: u32) {
         std::fs::write(dir.join(format!("img_{i:05}.png")), png(i, 40, 30)).expect("a file");
     }
 }
+
+/// A small PNG whose header claims a size; its checksum is right.
+///
+/// # Panics
+/// Never: the header of a PNG has its fields where they are.
+pub fn png_claiming(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = png(0, 8, 8);
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    // CRC-32 over the chunk's type and fields, as PNG has it.
+    let crc = !bytes[12..29].iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |c, _| if c & 1 == 1 { (c >> 1) ^ 0xedb8_8320 } else { c >> 1 })
+    });
+    bytes[29..33].copy_from_slice(&crc.to_be_bytes());
+    bytes
+}

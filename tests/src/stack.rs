@@ -25,6 +25,24 @@ pub fn shared() -> &'static Stack {
     SHARED.get_or_init(|| Stack::start("rabbitmq,redis,s3"))
 }
 
+/// The value of a variable that the stack exports, from servers `only` that all tests of this binary share.
+///
+/// # Panics
+/// If they do not start.
+pub fn shared_value(only: &str, name: &str) -> String {
+    static SHARED: OnceLock<Stack> = OnceLock::new();
+    let start = || {
+        let stack = Stack::start(only);
+        for (name, value) in &stack.env {
+            // SAFETY: every test of a binary that uses this function calls it before anything else and waits
+            // here for the first caller, so no other thread reads the environment meanwhile.
+            unsafe { std::env::set_var(name, value) };
+        }
+        stack
+    };
+    SHARED.get_or_init(start).get(name).to_owned()
+}
+
 impl Stack {
     /// Starts the named servers in a folder of their own.
     ///
@@ -49,6 +67,11 @@ impl Stack {
     /// If the stack has no such server.
     pub fn get(&self, name: &str) -> &str {
         self.env.get(name).unwrap_or_else(|| panic!("{name} is not exported by the stack"))
+    }
+
+    /// Kills a server and starts it again on the same port with the same data.
+    pub fn crash(&self, server: &str) {
+        script(&self.dir, &["restart", server, "--kill9"]);
     }
 
     /// Stops a server; its data stay.

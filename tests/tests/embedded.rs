@@ -101,9 +101,7 @@ fn broken_files_cost_a_row_each() {
     write("b_html.jpg", b"<html><body>403 Forbidden</body></html>");
     write("c_cut.png", &good[..good.len() / 2]);
     // A PNG header that asks for 100,000 x 100,000 pixels.
-    let mut bomb = good.clone();
-    bomb[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);
-    write("d_bomb.png", &bomb);
+    write("d_bomb.png", &images::png_claiming(100_000, 100_000));
     write("notes.txt", b"not listed: no image by its name");
     let ended = run(job.command("out").args(["--output", "json", "--strict"])).expect(3).json();
     assert_eq!((&ended["images_ok"], &ended["images_failed"]), (&5.into(), &4.into()));

@@ -1,6 +1,6 @@
 //! The ledger against a real Redis: the contract, and what only a server can do to us.
 //!
-//! Reads `TRAWL_REDIS_URL`. The tests that kill, freeze or lock a server start one of their own.
+//! On a private server; the tests that kill, freeze or lock a server start one of their own.
 
 use std::{
     net::TcpListener,
@@ -15,10 +15,10 @@ use trawl_common::{
     job::JobId,
     ledger::{BatchOutcome, JobRecord, Ledger, LedgerError, redis::RedisLedger},
 };
+use trawl_tests::stack::shared_value;
 
 fn env(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: start the servers first, by `make stack-up`"))
+    shared_value("redis", name)
 }
 
 /// A name that no other run has used.

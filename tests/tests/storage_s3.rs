@@ -1,7 +1,6 @@
 //! The S3 store against a real server: the contract, and what only a server can refuse.
 //!
-//! Reads `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION`, and uses the
-//! bucket `trawl` below a prefix of its own.
+//! On a private server, below a prefix of each test's own.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -17,6 +16,7 @@ use trawl_common::{
         s3::{S3Config, S3Storage},
     },
 };
+use trawl_tests::stack::shared_value;
 
 const BUCKET: &str = "trawl";
 
@@ -24,8 +24,7 @@ const BUCKET: &str = "trawl";
 const IMPATIENT: RetryPolicy = RetryPolicy { max_elapsed: Duration::from_secs(1), ..RetryPolicy::STORAGE };
 
 fn env(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: start the servers first, by `make stack-up`"))
+    shared_value("s3", name)
 }
 
 fn config() -> S3Config {
