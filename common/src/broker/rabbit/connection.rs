@@ -385,7 +385,7 @@ mod tests {
             Endpoint::parse(&format!("amqps://127.0.0.1:{port}/?connection_timeout=20000")).unwrap();
         let hang_up = async { drop(listener.accept().await.unwrap()) };
         let (error, ()) = tokio::join!(endpoint.connect("test"), hang_up);
-        let error = error.err().expect("nobody speaks TLS here").to_string();
+        let error = error.expect_err("nobody speaks TLS here").to_string();
         assert!(!error.contains("no AMQP connection within"), "the connecting thread died silently: {error}");
     }
 }

@@ -252,7 +252,7 @@ impl Supervisor {
             let since = Instant::now();
             match self.serve(attached).await {
                 Some(lost) => {
-                    tracing::warn!(queue = %self.subscription.queue, reason = lost, "subscription lost")
+                    tracing::warn!(queue = %self.subscription.queue, reason = lost, "subscription lost");
                 }
                 None => break End::Closed,
             }
