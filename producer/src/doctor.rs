@@ -273,7 +273,7 @@ mod tests {
         let ok = Check::new("a", Ok("fine".into()));
         let away = Check::new("b", Err(Stop::transient("away").hint("start it")));
         let wrong = Check::new("c", Err(Stop::usage("wrong")));
-        assert_eq!(verdict(&[ok.clone()]), exit::OK);
+        assert_eq!(verdict(std::slice::from_ref(&ok)), exit::OK);
         assert_eq!(verdict(&[ok.clone(), away.clone()]), exit::TRANSIENT);
         assert_eq!(verdict(&[away.clone(), wrong]), exit::FAILED);
         assert_eq!(line(&ok, true), "✓ a       fine");
