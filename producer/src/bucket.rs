@@ -90,13 +90,8 @@ async fn plan(store: &dyn Storage, layout: &OutputLayout, progress: &mut Progres
     let mut last = None;
     let mut pages = store.list(&layout.plan_prefix(), None);
     while let Some(page) = pages.try_next().await? {
-        last = page
-            .objects
-            .into_iter()
-            .map(|o| o.key)
-            .filter(|key| key.ends_with(".parquet"))
-            .next_back()
-            .or(last);
+        let keys = page.objects.into_iter().map(|object| object.key);
+        last = keys.rev().find(|key| key.ends_with(".parquet")).or(last);
     }
     if let Some(key) = last {
         let footer = PlanFileFooter::fetch(store, &key).await?;

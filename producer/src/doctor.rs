@@ -54,7 +54,9 @@ impl Check {
         match found {
             Ok(detail) => Self { check, ok: true, detail, code: exit::OK },
             Err(stop) => {
-                let hint = stop.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+                // Of a service that is away the message says what to look at, and the hint would be this command.
+                let hint = stop.hint.filter(|_| stop.code != exit::TRANSIENT);
+                let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
                 Self { check, ok: false, detail: format!("{}{hint}", stop.message), code: stop.code }
             }
         }
@@ -272,14 +274,15 @@ mod tests {
     fn the_exit_code_tells_what_waiting_mends() {
         let ok = Check::new("a", Ok("fine".into()));
         let away = Check::new("b", Err(Stop::transient("away").hint("start it")));
-        let wrong = Check::new("c", Err(Stop::usage("wrong")));
-        assert_eq!(verdict(&[ok.clone()]), exit::OK);
+        let wrong = Check::new("c", Err(Stop::usage("wrong").hint("turn it")));
+        assert_eq!(verdict(std::slice::from_ref(&ok)), exit::OK);
         assert_eq!(verdict(&[ok.clone(), away.clone()]), exit::TRANSIENT);
-        assert_eq!(verdict(&[away.clone(), wrong]), exit::FAILED);
+        assert_eq!(verdict(&[away.clone(), wrong.clone()]), exit::FAILED);
+        assert_eq!(line(&wrong, false), "FAIL c       wrong (turn it)");
         assert_eq!(line(&ok, true), "✓ a       fine");
-        assert_eq!(line(&away, false), "FAIL b       away (start it)");
+        assert_eq!(line(&away, false), "FAIL b       away");
         let json = serde_json::to_value(&away).unwrap();
-        assert_eq!(json, serde_json::json!({"check": "b", "ok": false, "detail": "away (start it)"}));
+        assert_eq!(json, serde_json::json!({"check": "b", "ok": false, "detail": "away"}));
     }
 
     #[tokio::test]

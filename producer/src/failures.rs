@@ -59,7 +59,9 @@ pub async fn run(
         let printed = rows.iter().map(PrintedRow::from);
         match output {
             OutputFormat::Json => {
-                printed.map(|row| report::print_json(out, &row)).collect::<Result<(), _>>()?
+                for row in printed {
+                    report::print_json(out, &row)?;
+                }
             }
             OutputFormat::Text => {
                 let cells: Vec<_> = printed.map(|row| row.failure_cells()).collect();

@@ -157,7 +157,7 @@ impl View for JsonLines<'_> {
 /// Shows how far the enqueuing is, on stderr.
 pub struct Enlisting {
     bar: Option<ProgressBar>,
-    shown_at: Option<Instant>,
+    shown_at: Instant,
 }
 
 impl Enlisting {
@@ -169,7 +169,7 @@ impl Enlisting {
             bar.enable_steady_tick(TICK);
             bar
         });
-        Self { bar, shown_at: None }
+        Self { bar, shown_at: Instant::now() }
     }
 
     /// Shows the numbers so far.
@@ -177,8 +177,9 @@ impl Enlisting {
         let text = enlisted(planned);
         if let Some(bar) = &self.bar {
             bar.set_message(text);
-        } else if self.shown_at.is_none_or(|at| at.elapsed() >= LINE_INTERVAL) {
-            self.shown_at = Some(Instant::now());
+        } else if self.shown_at.elapsed() >= LINE_INTERVAL {
+            // A quick submission prints its sums alone.
+            self.shown_at = Instant::now();
             eprintln!("{text}");
         }
     }

@@ -4,6 +4,7 @@
 
 use crate::{
     errors::Stop,
+    report,
     rows::{self, PrintedRow},
     table::{Align, Table},
     target,
@@ -58,7 +59,9 @@ pub async fn run(stores: &Arc<Stores>, place: &Location, printing: Printing<'_>)
         let printed = rows.iter().map(PrintedRow::from);
         match output {
             OutputFormat::Json => {
-                printed.map(|row| crate::report::print_json(out, &row)).collect::<Result<(), _>>()?
+                for row in printed {
+                    report::print_json(out, &row)?;
+                }
             }
             OutputFormat::Text => {
                 let cells: Vec<_> = printed.map(|row| row.result_cells()).collect();
