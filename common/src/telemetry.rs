@@ -12,7 +12,7 @@ const FILTER_VARIABLES: [&str; 2] = ["TRAWL_LOG", "RUST_LOG"];
 
 /// Client libraries that at info and debug level tell about every request; a filter from the environment
 /// can still open them.
-const QUIET: &str = "lapin=warn,aws_config=warn,aws_sdk_s3=warn,aws_runtime=warn,aws_smithy_runtime=warn,\
+const QUIET: &str = "lapin=error,aws_config=warn,aws_sdk_s3=warn,aws_runtime=warn,aws_smithy_runtime=warn,\
                      aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,hyper=warn,hyper_util=warn,\
                      rustls=warn,redis=warn,h2=warn,tower=warn";
 
@@ -131,9 +131,9 @@ mod tests {
     #[test]
     fn the_environment_may_open_what_is_quiet() {
         let shown = |asked: &str| filter(Some(("TRAWL_LOG", asked.into())), Level::INFO).unwrap().to_string();
-        assert!(shown("debug").contains("lapin=warn"), "{}", shown("debug"));
+        assert!(shown("debug").contains("lapin=error"), "{}", shown("debug"));
         assert!(shown("lapin=trace,info").contains("lapin=trace"));
-        assert!(!shown("lapin=trace,info").contains("lapin=warn"));
+        assert!(!shown("lapin=trace,info").contains("lapin=error"));
         assert!(filter(None, Level::WARN).unwrap().to_string().contains("warn"));
         let error = filter(Some(("TRAWL_LOG", "trawl=loud".into())), Level::INFO).unwrap_err();
         assert!(error.to_string().contains("TRAWL_LOG") && error.to_string().contains("trawl=loud"));
