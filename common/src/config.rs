@@ -117,8 +117,7 @@ impl JobArgs {
     /// # Errors
     /// If the text names no place.
     pub fn out_location(&self, base_dir: &Path) -> Result<Location, LocationError> {
-        let out = Location::parse(&self.out, base_dir)?;
-        Ok(out.with_key(out.key().trim_end_matches('/')))
+        Ok(Location::parse(&self.out, base_dir)?.without_trailing_slash())
     }
 
     /// The spec of this job, once the model's digest and final place are known. `base_dir` is the working

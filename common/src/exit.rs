@@ -5,7 +5,8 @@
 
 use crate::{
     broker::BrokerError, bundle::BundleError, config::exit, ledger::LedgerError, location::LocationError,
-    model_file::ModelFileError, planning::PlanError, storage::StorageError, telemetry::TelemetryError,
+    model_file::ModelFileError, planning::PlanError, results::footer::FetchFooterError,
+    storage::StorageError, telemetry::TelemetryError,
 };
 use std::error::Error;
 
@@ -47,17 +48,38 @@ fn known(error: &(dyn Error + 'static)) -> Option<u8> {
     if error.is::<LocationError>() || error.is::<BundleError>() || error.is::<TelemetryError>() {
         return Some(exit::USAGE);
     }
+    if let Some(FetchFooterError::Storage(error)) = error.downcast_ref() {
+        return Some(of_storage(error));
+    }
     if let Some(error) = error.downcast_ref::<ModelFileError>() {
         return Some(match error {
             ModelFileError::Io { .. } | ModelFileError::Digest { .. } => exit::USAGE,
             ModelFileError::Storage(error) => of_storage(error),
         });
     }
-    error.downcast_ref::<PlanError>().and_then(|error| match error {
-        PlanError::SourceMissing { .. } | PlanError::NoImages { .. } => Some(exit::NOT_FOUND),
-        PlanError::OtherJob { .. } => Some(exit::USAGE),
-        _ => None,
-    })
+    error.downcast_ref::<PlanError>().map(of_plan)
+}
+
+fn of_plan(error: &PlanError) -> u8 {
+    match error {
+        PlanError::SourceMissing { .. } | PlanError::NoImages { .. } => exit::NOT_FOUND,
+        PlanError::OtherJob { .. }
+        | PlanError::Leftovers { .. }
+        | PlanError::BadGlob { .. }
+        | PlanError::BadBatchSize(_)
+        | PlanError::Location(_) => exit::USAGE,
+        PlanError::Interrupted => exit::INTERRUPTED,
+        // Transparent: these show the inner error as their own text, so it is not in the chain.
+        PlanError::Storage(error) => code_of(error),
+        PlanError::Broker(error) => code_of(error),
+        PlanError::Ledger(error) => code_of(error),
+        PlanError::Footer(error) => code_of(error),
+        PlanError::ForeignPart { .. }
+        | PlanError::JobSpec { .. }
+        | PlanError::PlanFile { .. }
+        | PlanError::BrokenPlan { .. }
+        | PlanError::Cancelled(_) => exit::FAILED,
+    }
 }
 
 fn of_storage(error: &StorageError) -> u8 {
@@ -66,5 +88,23 @@ fn of_storage(error: &StorageError) -> u8 {
         StorageError::Forbidden { .. } | StorageError::Invalid { .. } => exit::USAGE,
         StorageError::Transient { .. } => exit::TRANSIENT,
         StorageError::TooLarge { .. } | StorageError::Other { .. } => exit::FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seams_own_error_decides_however_it_is_wrapped() {
+        let away =
+            || StorageError::Transient { store: "s3://b".into(), key: "k".into(), reason: "503".into() };
+        assert_eq!(code_of(&away()), exit::TRANSIENT);
+        assert_eq!(code_of(&PlanError::from(away())), exit::TRANSIENT);
+        assert_eq!(code_of(&ModelFileError::from(away())), exit::TRANSIENT);
+        let refused = LedgerError::AccessRefused { ledger: "h:1".into(), reason: "WRONGPASS".into() };
+        assert_eq!(code_of(&PlanError::from(refused)), exit::USAGE);
+        assert_eq!(code_of(&PlanError::Interrupted), exit::INTERRUPTED);
+        assert_eq!(code_of(&std::io::Error::other("x")), exit::FAILED);
     }
 }

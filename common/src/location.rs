@@ -106,6 +106,14 @@ impl Location {
         }
     }
 
+    /// The same place, written without a slash at its end.
+    #[must_use]
+    pub fn without_trailing_slash(mut self) -> Self {
+        let (Self::Local { key } | Self::S3 { key, .. }) = &mut self;
+        key.truncate(key.trim_end_matches('/').len());
+        self
+    }
+
     /// The place `name` below this one.
     pub fn join(&self, name: &str) -> Self {
         match self.key().trim_end_matches('/') {

@@ -254,7 +254,7 @@ fn bad_input_is_one_clear_line_with_its_code_and_leaves_nothing() {
         assert_eq!(scene.bucket.keys(&format!("{}/", scene.name)), Vec::<String>::new(), "left behind");
     };
     check(submit("s3://no-such-bucket/x/", &|_| {}), 4, "no-such-bucket");
-    check(submit(&input, &|_| {}), 4, "no image");
+    check(submit(&input, &|_| {}), 4, "nothing in the bucket begins with it");
     check(
         submit(&input, &|c| {
             c.env("AWS_SECRET_ACCESS_KEY", "canary");

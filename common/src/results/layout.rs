@@ -22,8 +22,7 @@ pub struct OutputLayout {
 impl OutputLayout {
     /// The layout below `out`.
     pub fn new(out: Location) -> Self {
-        let key = out.key().trim_end_matches('/').to_owned();
-        Self { root: out.with_key(key) }
+        Self { root: out.without_trailing_slash() }
     }
 
     /// The output itself.
