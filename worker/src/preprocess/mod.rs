@@ -10,7 +10,9 @@
 //! PIL images, give the same bytes for JPEG (baseline, progressive, gray, CMYK and YCCK), PNG of every kind,
 //! WebP, the first frame of GIFs, BMP, and 8- and 16-bit gray, RGB and RGBA TIFF. So alpha is dropped and not
 //! blended, 16-bit gray is clipped at 255 (not scaled), and 16-bit colour keeps its high byte.
-//! `worker/tests/preprocess_golden.rs` holds us to that.
+//! `worker/tests/preprocess_golden.rs` holds us to that. Pillow 12 and older resize tall images (and others whose
+//! height shrinks by more than twice the pixels of their width) in another order of passes, and so differ from
+//! Pillow 13, and from us, by a level here and there.
 //!
 //! # Where we differ, and why
 //! * A JPEG whose data is complete but for its end marker is `truncated`. Pillow refuses it too, but for a
@@ -18,6 +20,10 @@
 //! * A progressive JPEG of more than 500 scans is refused: it is a bomb for CPU time, which Pillow accepts.
 //! * `P` PNGs without a palette, PNGs whose chunks are out of order, and TIFFs in palette, CMYK, YCbCr,
 //!   float or 1-bit modes are refused; Pillow reads most of them.
+//! * What is not looked at cannot be refused: the alpha of a still WebP, the later frames of an animation, a
+//!   GIF's last bytes once all its pixels are there. Pillow refuses files that are broken there.
+//! * A BMP cut within the padding of its last row and a TIFF without its last checksum are `truncated`, a
+//!   deflated TIFF with a wrong checksum is `corrupt`; Pillow accepts them.
 //! * With `--orient exif` the EXIF block decides. Pillow also looks into XMP where EXIF says nothing.
 //! * `--truncated accept` fills what is missing as the decoder leaves it: grey for JPEG, black otherwise.
 //!

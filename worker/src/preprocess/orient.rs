@@ -72,7 +72,7 @@ pub(super) fn tag_value(tiff: &[u8], tag: u16) -> Option<u32> {
     let directory = u32_at(4)? as usize;
     let entries = usize::from(u16_at(directory)?);
     let entry = (0..entries)
-        .map_while(|index| Some(directory.checked_add(2 + index * 12)?))
+        .map_while(|index| directory.checked_add(2 + index * 12))
         .find(|&at| u16_at(at) == Some(tag))?;
     // BYTE, SHORT and LONG all occur in the wild.
     match u16_at(entry + 2)? {

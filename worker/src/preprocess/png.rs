@@ -1,7 +1,7 @@
 //! PNG through the `png` crate, with Pillow's conversions and Pillow's tolerance.
 //!
-//! Pillow verifies the checksums of all chunks before the pixels and none of the pixels' own, so the chunks
-//! are walked here and the crate's checks are off. Rows come as they are stored and are converted here, since
+//! Pillow verifies the checksums of all chunks before the pixels and of the pixels themselves, but not of the
+//! chunks that they are in, so the chunks are walked here and the crate's checks of chunks are off. Rows come as they are stored and are converted here, since
 //! the crate's own expansion scales where Pillow clips. Of an animation the default image counts.
 
 use super::{
@@ -45,7 +45,8 @@ fn pixels(
     raw: &mut Vec<u8>,
 ) -> Result<bool, ImageError> {
     let mut options = DecodeOptions::default();
-    options.set_ignore_checksums(true);
+    options.set_ignore_crc(true);
+    options.set_ignore_adler32(false);
     options.set_ignore_text_chunk(true);
     options.set_ignore_iccp_chunk(true);
     let mut decoder = Decoder::new_with_options(Cursor::new(bytes), options);
@@ -67,6 +68,11 @@ fn pixels(
             Ok(())
         })
     };
+    // Asking for one row more verifies the checksum; that it is missing does no harm.
+    let outcome = outcome.and_then(|()| match reader.read_row(raw) {
+        Err(error) if !is_end(&error) => Err(error),
+        _ => Ok(()),
+    });
     match outcome {
         Ok(()) => Ok(false),
         Err(error) if is_end(&error) => ended_early(recipe, width, height),

@@ -19,7 +19,7 @@ pub(super) const ROWS: usize = 4;
 const BLOCK: usize = 32;
 
 /// Four rows of the horizontal pass. Row `r` of the input begins at `r * in_stride`, of the output at
-/// `r * out_stride`; the output has 3 bytes for each span.
+/// `r * out_stride`; the output has 3 bytes for each span. The rows begin at input column `first`.
 ///
 /// # Safety
 /// The CPU has AVX2. Every tap's pixel of every row lies in `src`, with [`OVERREAD`] more bytes after it.
@@ -27,15 +27,16 @@ const BLOCK: usize = 32;
 pub(super) unsafe fn horizontal_rows(
     src: &[u8],
     in_stride: usize,
+    first: usize,
     table: &AxisTable,
     out: &mut [u8],
     out_stride: usize,
 ) {
     for (index, span) in table.spans.iter().enumerate() {
         // Reads 16 bytes at the group's first pixel: the last group begins at most 3 pixels before the end.
-        debug_assert!((ROWS - 1) * in_stride + (span.start + span.len) * 3 + OVERREAD <= src.len());
+        debug_assert!((ROWS - 1) * in_stride + (span.start - first + span.len) * 3 + OVERREAD <= src.len());
         // SAFETY: the caller vouches for AVX2 and for the bytes, see above.
-        let pixels = unsafe { pixel_of_rows(src, in_stride, table, span) };
+        let pixels = unsafe { pixel_of_rows(&src[(span.start - first) * 3..], in_stride, table, span) };
         for (row, pixel) in pixels.iter().enumerate() {
             let at = row * out_stride + index * 3;
             out[at..at + 3].copy_from_slice(&pixel[..3]);
@@ -60,14 +61,13 @@ unsafe fn pixel_of_rows(src: &[u8], in_stride: usize, table: &AxisTable, span: &
     let mut high = [_mm256_setzero_si256(); ROWS];
     let mut low = [_mm256_setzero_si256(); ROWS];
     let split = &table.split[span.offset * 2..(span.offset + span.len.next_multiple_of(GROUP)) * 2];
-    let first = src.as_ptr().wrapping_add(span.start * 3);
     for (group, parts) in split.chunks_exact(2 * GROUP).enumerate() {
         // SAFETY: `parts` has 8 values, 16 bytes.
         let both = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(parts.as_ptr().cast()) });
         let weights_high = _mm256_shuffle_epi8(both, pick_high);
         let weights_low = _mm256_shuffle_epi8(both, pick_low);
         for row in 0..ROWS {
-            let at = first.wrapping_add(row * in_stride + group * GROUP * 3);
+            let at = src.as_ptr().wrapping_add(row * in_stride + group * GROUP * 3);
             // SAFETY: within `src` and its slack, by this function's contract.
             let bytes = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(at.cast()) });
             let pairs = _mm256_shuffle_epi8(bytes, widen);

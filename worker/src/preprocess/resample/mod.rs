@@ -1,7 +1,8 @@
 //! Pillow's resize of 8-bit RGB, bit for bit, for just the rows and columns that the crop keeps.
 //!
 //! `Image.resize` weights with 22-bit fixed-point coefficients, first along rows to `u8`, then along
-//! columns, and leaves out a pass that changes nothing. Each output pixel depends only on its own span of
+//! columns (since Pillow 13 in the other order where the height shrinks much more, see `columns_first`), and
+//! leaves out a pass that changes nothing. Each output pixel depends only on its own span of
 //! inputs, so computing the crop alone gives the very pixels that resizing everything and cropping would.
 //! Must never depend on what was resized before: tables are cached by their complete key.
 
@@ -118,35 +119,46 @@ impl Resampler {
         match (horizontal, vertical) {
             (Some(table), None) => {
                 let rows = &source.rgb[window.y as usize * stride..];
-                horizontal_pass(rows, stride, window.height as usize, &table, &mut target, wide);
+                horizontal_pass(rows, stride, 0, window.height as usize, &table, &mut target, wide);
             }
             (None, Some(table)) => {
-                vertical_pass(
-                    &source.rgb[window.x as usize * 3..],
-                    stride,
-                    0,
-                    &table,
-                    window,
-                    &mut target,
-                    wide,
-                );
+                let columns = &source.rgb[window.x as usize * 3..];
+                vertical_pass(columns, stride, 0, window.width as usize * 3, &table, &mut target, wide);
             }
             (Some(across), Some(down)) => {
-                let (first, end) = down.input_range();
+                // Every byte that counts is written before it is read: a reused buffer's content does not matter.
                 let mut between = std::mem::take(&mut self.between);
-                let row_bytes = window.width as usize * 3;
-                // Every byte that is read is written first: the content of a reused buffer does not matter.
-                between.resize(row_bytes * (end - first), 0);
-                let mut middle = Target { rgb: &mut between, stride: row_bytes };
-                horizontal_pass(
-                    &source.rgb[first * stride..],
-                    stride,
-                    end - first,
-                    &across,
-                    &mut middle,
-                    wide,
-                );
-                vertical_pass(&between, row_bytes, first, &down, window, &mut target, wide);
+                if columns_first((source.width, source.height), size) {
+                    let (first, end) = across.input_range();
+                    let row_bytes = (end - first) * 3;
+                    between.resize(row_bytes * window.height as usize + OVERREAD, 0);
+                    let mut middle = Target { rgb: &mut between, stride: row_bytes };
+                    vertical_pass(&source.rgb[first * 3..], stride, 0, row_bytes, &down, &mut middle, wide);
+                    horizontal_pass(
+                        &between,
+                        row_bytes,
+                        first,
+                        window.height as usize,
+                        &across,
+                        &mut target,
+                        wide,
+                    );
+                } else {
+                    let (first, end) = down.input_range();
+                    let row_bytes = window.width as usize * 3;
+                    between.resize(row_bytes * (end - first), 0);
+                    let mut middle = Target { rgb: &mut between, stride: row_bytes };
+                    horizontal_pass(
+                        &source.rgb[first * stride..],
+                        stride,
+                        0,
+                        end - first,
+                        &across,
+                        &mut middle,
+                        wide,
+                    );
+                    vertical_pass(&between, row_bytes, first, row_bytes, &down, &mut target, wide);
+                }
                 self.between = between;
             }
             (None, None) => unreachable!("equal sizes are copied"),
@@ -196,9 +208,19 @@ fn copy_rows(src: &[u8], stride: usize, window: Window, target: &mut Target<'_>)
     }
 }
 
+/// Whether Pillow 13 takes the columns before the rows: when the height shrinks by more than twice the pixels
+/// that the width shrinks by. The order shows in the rounding between the passes.
+fn columns_first(from: (u32, u32), to: (u32, u32)) -> bool {
+    let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
+    let height = lost(from.1, to.1);
+    height > 0 && height > 2 * lost(from.0, to.0)
+}
+
+/// The rows of `src` begin at input column `first`.
 fn horizontal_pass(
     src: &[u8],
     stride: usize,
+    first: usize,
     rows: usize,
     table: &AxisTable,
     target: &mut Target<'_>,
@@ -209,35 +231,34 @@ fn horizontal_pass(
     if wide {
         while row + avx2::ROWS <= rows {
             let out = &mut target.rgb[row * target.stride..];
-            // SAFETY: `wide` says AVX2; `src` has all rows and OVERREAD bytes more, as `resize` asserted.
-            unsafe { avx2::horizontal_rows(&src[row * stride..], stride, table, out, target.stride) };
+            // SAFETY: `wide` says AVX2; `src` has all rows and OVERREAD bytes more: `resize` saw to it.
+            unsafe { avx2::horizontal_rows(&src[row * stride..], stride, first, table, out, target.stride) };
             row += avx2::ROWS;
         }
     }
     let _ = wide;
     for row in row..rows {
         let out = &mut target.rgb[row * target.stride..][..table.spans.len() * 3];
-        portable::horizontal_row(&src[row * stride..], table, out);
+        portable::horizontal_row(&src[row * stride..], first, table, out);
     }
 }
 
-/// `src` begins at input row `first`.
+/// `bytes` of each output row; `src` begins at input row `first`.
 fn vertical_pass(
     src: &[u8],
     stride: usize,
     first: usize,
+    bytes: usize,
     table: &AxisTable,
-    window: Window,
     target: &mut Target<'_>,
     wide: bool,
 ) {
-    let bytes = window.width as usize * 3;
     for (row, span) in table.spans.iter().enumerate() {
         let rows = &src[(span.start - first) * stride..];
         let out = &mut target.rgb[row * target.stride..][..bytes];
         #[cfg(target_arch = "x86_64")]
         if wide {
-            // SAFETY: `wide` says AVX2; `rows` has the span's rows, as `resize` asserted.
+            // SAFETY: `wide` says AVX2; `rows` has the span's rows: `resize` saw to it.
             unsafe { avx2::vertical_row(rows, stride, table, span, out) };
             continue;
         }
@@ -344,6 +365,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_order_of_the_passes_is_pillow_13s() {
+        // Seen of Pillow 13.0.0: the same size as input and output, and both sides of the bound.
+        assert!(columns_first((21, 76), (12, 36)));
+        assert!(columns_first((40, 36), (31, 17)));
+        assert!(!columns_first((43, 37), (31, 17)));
+        assert!(!columns_first((37, 29), (31, 17)));
+        assert!(columns_first((24, 20), (31, 17)), "a width that grows");
+        assert!(!columns_first((66, 7), (90, 9)), "a height that grows");
+        assert!(!columns_first((500, 375), (341, 256)));
+        assert!(!columns_first((12, 14), (10, 10)), "exactly twice");
     }
 
     #[test]

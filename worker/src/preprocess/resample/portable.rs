@@ -9,18 +9,18 @@ pub(super) fn clip8(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// One row: `out` (3 bytes for each span) from `row` (RGB).
-pub(super) fn horizontal_row(row: &[u8], table: &AxisTable, out: &mut [u8]) {
+/// One row: `out` (3 bytes for each span) from `row` (RGB), which begins at input column `first`.
+pub(super) fn horizontal_row(row: &[u8], first: usize, table: &AxisTable, out: &mut [u8]) {
     for (span, pixel) in table.spans.iter().zip(out.chunks_exact_mut(3)) {
-        horizontal_pixel(row, table, span, pixel);
+        horizontal_pixel(&row[(span.start - first) * 3..], table, span, pixel);
     }
 }
 
-/// One pixel of a row.
-pub(super) fn horizontal_pixel(row: &[u8], table: &AxisTable, span: &Span, pixel: &mut [u8]) {
+/// One pixel, from those that begin at the span's first.
+fn horizontal_pixel(pixels: &[u8], table: &AxisTable, span: &Span, pixel: &mut [u8]) {
     let weights = &table.weights[span.offset..span.offset + span.len];
     let mut sums = [HALF; 3];
-    for (source, &weight) in row[span.start * 3..(span.start + span.len) * 3].chunks_exact(3).zip(weights) {
+    for (source, &weight) in pixels[..span.len * 3].chunks_exact(3).zip(weights) {
         for (sum, &value) in sums.iter_mut().zip(source) {
             *sum += i32::from(value) * weight;
         }
