@@ -51,7 +51,7 @@ pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
                 match cuda::load(args.cuda_lib.as_deref()) {
                     Ok(()) => devices.extend((0..torchscript::cuda_devices()).map(Device::Cuda)),
                     Err(error) => {
-                        tracing::warn!(%error, "there is a GPU that cannot be used; going on with the CPU")
+                        tracing::warn!(%error, "there is a GPU that cannot be used; going on with the CPU");
                     }
                 }
             }

@@ -148,7 +148,7 @@ impl Jobs {
             decode: spec.decode,
             truncated: spec.truncated,
             orient: spec.orient,
-            limits: self.limits.clone(),
+            limits: self.limits,
         };
         let base_dir = PathBuf::from(&spec.base_dir);
         let context = Arc::new(JobContext { spec, layout, base_dir, recipe, columns, model });

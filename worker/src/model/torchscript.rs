@@ -40,9 +40,9 @@ pub struct TorchScript {
     device: tch::Device,
     kind: Kind,
     table: Box<[[f32; 256]; 3]>,
-    height: usize,
-    width: usize,
-    output_width: usize,
+    /// Height and width of the input, in pixels.
+    crop: [usize; 2],
+    row_width: usize,
 }
 
 impl TorchScript {
@@ -82,32 +82,29 @@ impl TorchScript {
         if kind != Kind::Float {
             module.to(device, kind, false);
         }
-        let [height, width] = spec.input.crop.map(|side| side as usize);
-        let mut model =
-            Self { module, device, kind, table: table(&spec.input), height, width, output_width: 0 };
+        let crop = spec.input.crop.map(|side| side as usize);
+        let mut model = Self { module, device, kind, table: table(&spec.input), crop, row_width: 0 };
         model.probe(spec)?;
         Ok(model)
     }
 
     /// Passes of one and of two blank images: the shape must follow the number of images.
     fn probe(&mut self, spec: &BundleSpec) -> Result<(), ModelError> {
-        let blank = vec![0_u8; self.height * self.width * 3];
+        let blank = vec![0_u8; self.crop[0] * self.crop[1] * 3];
         for images in [&[&blank[..]][..], &[&blank[..], &blank[..]][..]] {
             let outputs = self.run(images)?;
-            self.output_width = outputs.width;
+            self.row_width = outputs.width;
         }
-        if self.output_width == 0 {
+        if self.row_width == 0 {
             return Err(ModelError::Unusable("the model's output has no numbers".into()));
         }
-        if spec.head == Head::Classification
-            && !spec.labels.is_empty()
-            && spec.labels.len() != self.output_width
+        if spec.head == Head::Classification && !spec.labels.is_empty() && spec.labels.len() != self.row_width
         {
             return Err(ModelError::Unusable(format!(
                 "the bundle has {} labels and the model gives {} classes: export it again with the labels it was \
                  trained with",
                 spec.labels.len(),
-                self.output_width
+                self.row_width
             )));
         }
         Ok(())
@@ -116,12 +113,13 @@ impl TorchScript {
     fn run(&self, images: &[&[u8]]) -> Result<Outputs, ModelError> {
         let _no_grad = tch::no_grad_guard();
         INPUT.with_borrow_mut(|input| {
-            let pixels = self.height * self.width;
+            let [height, width] = self.crop;
+            let pixels = height * width;
             input.resize(images.len() * pixels * 3, 0.0);
             for (image, slot) in images.iter().zip(input.chunks_exact_mut(pixels * 3)) {
                 self.normalise(image, slot);
             }
-            let (n, h, w) = (images.len() as i64, self.height as i64, self.width as i64);
+            let (n, h, w) = (images.len() as i64, height as i64, width as i64);
             // SAFETY: `input` has n*h*w*3 floats and outlives the tensor, which is dropped (with what the
             // pass made of it; outputs are copied out) before this closure returns.
             let view = unsafe {
@@ -175,17 +173,17 @@ impl TorchScript {
 impl Model for TorchScript {
     fn forward(&self, images: &[&[u8]]) -> Result<Outputs, ModelError> {
         let outputs = self.run(images)?;
-        if outputs.width != self.output_width {
+        if outputs.width != self.row_width {
             return Err(ModelError::Forward(format!(
                 "rows of {} numbers where there were {} before",
-                outputs.width, self.output_width
+                outputs.width, self.row_width
             )));
         }
         Ok(outputs)
     }
 
     fn width(&self) -> usize {
-        self.output_width
+        self.row_width
     }
 }
 

@@ -180,7 +180,7 @@ impl Pipeline {
 async fn drain(tasks: &mut JoinSet<()>, shutdown: &Shutdown, grace: Duration) -> Drained {
     let all = async {
         while let Some(task) = tasks.join_next().await {
-            report_panic(task)
+            report_panic(task);
         }
     };
     tokio::select! {

@@ -47,7 +47,7 @@ pub struct Undecoded {
 }
 
 /// How the pool is laid out.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct PoolSettings {
     /// Compute threads.
     pub threads: usize,
@@ -144,12 +144,7 @@ enum Task {
 impl Pool {
     /// Starts the threads.
     pub fn start(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Self>, PoolThreads) {
-        let pool = Arc::new(Self {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            settings: settings.clone(),
-            meters,
-        });
+        let pool = Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), settings, meters });
         let spawn = |name: String, decodes: bool, forwards: bool, replica: usize| {
             let pool = pool.clone();
             std::thread::Builder::new()
