@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 
 say() { echo "demo: $*" >&2; }
 
-say "building (some minutes the first time, a second afterwards)"
-cargo build --quiet --release --workspace --bins --example lite0_model
+say "building (a quarter of an hour the first time on two cores, a second afterwards)"
+cargo build --release --workspace --bins --example lite0_model
 programs=${CARGO_TARGET_DIR:-target}/release
 
 # Model and photos depend on what they are downloaded from and on the code that makes them; nothing else is rebuilt.

@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 # Measured with this model's own preparation in PyTorch and Pillow: both misses are jeeps, taken for a beach wagon
 # and a convertible.
-EXPECTED_RIGHT = 18
+EXPECTED_RIGHT = 17
 LABELLED = re.compile(r"imagenet_\d+_(\d+)\.jpg$")
 COLUMNS = ["key", "status", "error_code", "predicted_class_idx", "predicted_label", "confidence"]
 

@@ -62,7 +62,7 @@ pub struct RedisLedger {
 /// The connection in use, numbered so that of many who find it dead one replaces it.
 struct Connection {
     generation: u64,
-    manager: ConnectionManager,
+    link: ConnectionManager,
 }
 
 impl fmt::Debug for RedisLedger {
@@ -81,11 +81,11 @@ impl RedisLedger {
         tls::install_crypto_provider();
         let client = Client::open(url).map_err(|e| bad_url(&e))?;
         let address: Arc<str> = address(client.get_connection_info().addr()).into();
-        let manager = lazy_connection(&client).map_err(|e| failed(&address, &e))?;
-        let connection = Arc::new(Mutex::new(Connection { generation: 0, manager }));
+        let link = lazy_connection(&client).map_err(|e| failed(&address, &e))?;
+        let connection = Arc::new(Mutex::new(Connection { generation: 0, link }));
         let ledger = Self { client, address, connection };
-        let ping = |mut manager: ConnectionManager| async move {
-            redis::cmd("PING").query_async::<String>(&mut manager).await
+        let ping = |mut link: ConnectionManager| async move {
+            redis::cmd("PING").query_async::<String>(&mut link).await
         };
         ledger.attempt(&ping).await?;
         Ok(ledger)
@@ -105,11 +105,11 @@ impl RedisLedger {
         Command: Fn(ConnectionManager) -> Answer,
         Answer: Future<Output = RedisResult<T>>,
     {
-        let (generation, manager) = {
+        let (generation, link) = {
             let connection = self.connection.lock().expect("no panic while the connection is held");
-            (connection.generation, connection.manager.clone())
+            (connection.generation, connection.link.clone())
         };
-        match tokio::time::timeout(RESPONSE_TIMEOUT, command(manager)).await {
+        match tokio::time::timeout(RESPONSE_TIMEOUT, command(link)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if error.is_timeout() {
@@ -131,7 +131,7 @@ impl RedisLedger {
         let mut connection = self.connection.lock().expect("no panic while the connection is held");
         if connection.generation == generation {
             match lazy_connection(&self.client) {
-                Ok(manager) => *connection = Connection { generation: generation + 1, manager },
+                Ok(link) => *connection = Connection { generation: generation + 1, link },
                 Err(error) => tracing::warn!(%error, ledger = %self.address, "cannot replace the connection"),
             }
         }
@@ -145,10 +145,10 @@ impl RedisLedger {
         at_its_end: bool,
     ) -> Result<bool, LedgerError> {
         let keys = Keys::of(job);
-        self.run(|mut manager| {
+        self.run(|mut link| {
             let mut call = PLANNED.key(&keys.meta);
             call.arg(batches).arg(images).arg(u8::from(at_its_end));
-            async move { call.invoke_async(&mut manager).await }
+            async move { call.invoke_async(&mut link).await }
         })
         .await
     }
@@ -270,26 +270,26 @@ fn parse_counters(stored: Stored) -> Option<Result<(JobCounters, u64), String>> 
 }
 
 /// A command with answer type, built anew for each attempt.
-async fn query<T: FromRedisValue>(mut manager: ConnectionManager, command: redis::Cmd) -> RedisResult<T> {
-    command.query_async(&mut manager).await
+async fn query<T: FromRedisValue>(mut link: ConnectionManager, command: redis::Cmd) -> RedisResult<T> {
+    command.query_async(&mut link).await
 }
 
 #[async_trait]
 impl Ledger for RedisLedger {
     async fn open(&self, record: &JobRecord) -> Result<(), LedgerError> {
         let keys = Keys::of(&record.job);
-        self.run(|mut manager| {
+        self.run(|mut link| {
             let mut call = OPEN.key(&keys.meta);
             call.arg(&record.out).arg(&record.queue).arg(record.created_unix_ms);
-            async move { call.invoke_async::<u8>(&mut manager).await }
+            async move { call.invoke_async::<u8>(&mut link).await }
         })
         .await?;
         // In another slot than the job, so not in the script. A crash between the two costs a line in
         // `jobs` until the job is opened again.
-        self.run(|manager| {
+        self.run(|link| {
             let mut add = redis::cmd("ZADD");
             add.arg(INDEX).arg("NX").arg(record.created_unix_ms).arg(record.job.as_str());
-            query::<u64>(manager, add)
+            query::<u64>(link, add)
         })
         .await?;
         Ok(())
@@ -306,10 +306,10 @@ impl Ledger for RedisLedger {
     async fn is_done(&self, job: &JobId, batch: BatchNumber) -> Result<bool, LedgerError> {
         check_batch(&self.address, batch)?;
         let keys = Keys::of(job);
-        self.run(|manager| {
+        self.run(|link| {
             let mut get = redis::cmd("GETBIT");
             get.arg(&keys.done).arg(batch.0);
-            query(manager, get)
+            query(link, get)
         })
         .await
     }
@@ -323,14 +323,14 @@ impl Ledger for RedisLedger {
         check_batch(&self.address, batch)?;
         let keys = Keys::of(job);
         let (first, job_done) = self
-            .run(|mut manager| {
+            .run(|mut link| {
                 let mut call = COMPLETE.key(&keys.meta);
                 call.key(&keys.done).key(&keys.errors).key(&keys.rate);
                 call.arg(batch.0).arg(outcome.images_ok).arg(outcome.images_failed);
                 for (code, n) in &outcome.errors {
                     call.arg(code.as_str()).arg(n);
                 }
-                async move { call.invoke_async::<(bool, bool)>(&mut manager).await }
+                async move { call.invoke_async::<(bool, bool)>(&mut link).await }
             })
             .await?;
         Ok(Completion { first, job_done })
@@ -338,10 +338,10 @@ impl Ledger for RedisLedger {
 
     async fn finalized(&self, job: &JobId) -> Result<(), LedgerError> {
         let keys = Keys::of(job);
-        self.run(|manager| {
+        self.run(|link| {
             let mut set = redis::cmd("HSET");
             set.arg(&keys.meta).arg("state").arg("complete");
-            query::<u64>(manager, set)
+            query::<u64>(link, set)
         })
         .await
         .map(drop)
@@ -349,9 +349,9 @@ impl Ledger for RedisLedger {
 
     async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError> {
         let keys = Keys::of(job);
-        self.run(|mut manager| {
+        self.run(|mut link| {
             let call = CANCEL.key(&keys.meta);
-            async move { call.invoke_async(&mut manager).await }
+            async move { call.invoke_async(&mut link).await }
         })
         .await
     }
@@ -359,10 +359,10 @@ impl Ledger for RedisLedger {
     async fn state(&self, job: &JobId) -> Result<Option<JobState>, LedgerError> {
         let keys = Keys::of(job);
         let (open, state): (Option<String>, Option<String>) = self
-            .run(|manager| {
+            .run(|link| {
                 let mut get = redis::cmd("HMGET");
                 get.arg(&keys.meta).arg("open").arg("state");
-                query(manager, get)
+                query(link, get)
             })
             .await?;
         if open.is_none() {
@@ -375,10 +375,10 @@ impl Ledger for RedisLedger {
     async fn progress(&self, job: &JobId) -> Result<Option<Progress>, LedgerError> {
         let keys = Keys::of(job);
         let stored: Stored = self
-            .run(|mut manager| {
+            .run(|mut link| {
                 let mut call = PROGRESS.key(&keys.meta);
                 call.key(&keys.errors).key(&keys.rate);
-                async move { call.invoke_async(&mut manager).await }
+                async move { call.invoke_async(&mut link).await }
             })
             .await?;
         match parse_counters(stored) {
@@ -391,10 +391,10 @@ impl Ledger for RedisLedger {
     async fn jobs(&self, limit: usize) -> Result<Vec<Progress>, LedgerError> {
         let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };
         let names: Vec<String> = self
-            .run(|manager| {
+            .run(|link| {
                 let mut range = redis::cmd("ZREVRANGE");
                 range.arg(INDEX).arg(0).arg(i64::try_from(last).unwrap_or(i64::MAX));
-                query(manager, range)
+                query(link, range)
             })
             .await?;
         // A name that is none was not written by us.

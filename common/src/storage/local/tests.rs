@@ -1,3 +1,5 @@
+//! The local store on real folders: order, odd names, races, limits.
+
 use super::*;
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, os::unix::fs::symlink};
 

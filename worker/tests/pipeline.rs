@@ -1,0 +1,328 @@
+//! The pipeline on the in-memory seams with the fake model: what a job's rows are, and what failures cost.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use trawl_common::{
+    broker::{Broker, memory::MemoryBroker, topology::RetryPolicy},
+    bundle::BundleSpec,
+    error_code::ErrorCode,
+    job::{Decode, JobSpec, ModelRef, Orient, Precision, Truncated, hex_sha256},
+    ledger::{JobState, Ledger, memory::MemoryLedger},
+    location::Location,
+    planning::submit::{Enlisting, PUBLISH_WINDOW, enlist, open_output},
+    results::{OutputLayout, part_rows::read_rows, row::Outcome, row::ResultRow},
+    shutdown::Shutdown,
+    storage::{Storage, Stores},
+};
+use trawl_worker::{
+    jobs::{Jobs, Loader},
+    model::{
+        Model, ModelError, Outputs,
+        fake::{FakeModel, fake_row},
+        output,
+    },
+    pipeline::{
+        Drained, Pipeline,
+        fetch::{FetchLimits, Fetcher},
+        meters::{Meters, Stage},
+        pool::{Pool, PoolSettings, PoolThreads},
+    },
+    preprocess::{self, Limits, Recipe, Scratch},
+};
+
+const BUNDLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/model.pt");
+
+/// No test here takes seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct FakeLoader {
+    refuses: Option<u8>,
+}
+
+impl Loader for FakeLoader {
+    fn load(&self, _: &Path, _: &BundleSpec, _: Precision) -> Result<Vec<Box<dyn Model>>, ModelError> {
+        Ok(vec![Box::new(FakeModel { refuses: self.refuses, ..FakeModel::default() })])
+    }
+}
+
+/// Everything a job needs, in memory.
+struct Scene {
+    stores: Arc<Stores>,
+    bucket: Arc<dyn Storage>,
+    broker: MemoryBroker,
+    ledger: Arc<MemoryLedger>,
+    spec: JobSpec,
+    recipe: Recipe,
+}
+
+impl Scene {
+    async fn new(batch_size: u32) -> Self {
+        let stores = Stores::in_memory();
+        let bucket = stores.open(&Location::parse("s3://b", Path::new("/")).unwrap()).await;
+        let bundle = BundleSpec::read(Path::new(BUNDLE)).unwrap();
+        let model =
+            ModelRef { location: BUNDLE.into(), sha256: hex_sha256(&std::fs::read(BUNDLE).unwrap()) };
+        let mut spec = JobSpec {
+            version: 1,
+            job: "unnamed".parse().unwrap(),
+            queue: "default".parse().unwrap(),
+            sources: vec!["s3://b/in/".into()],
+            base_dir: "/".into(),
+            include: vec![],
+            exclude: vec![],
+            limit: None,
+            batch_size,
+            out: "s3://b/out".into(),
+            model,
+            topk: 3,
+            decode: Decode::Exact,
+            truncated: Truncated::Reject,
+            orient: Orient::None,
+            precision: Precision::Fp32,
+            created_unix_ms: 0,
+        };
+        spec.job = spec.derived_id();
+        let recipe = Recipe {
+            input: bundle.input,
+            decode: spec.decode,
+            truncated: spec.truncated,
+            orient: spec.orient,
+            limits: Limits::default(),
+        };
+        let retries = RetryPolicy { delay: Duration::from_millis(5), max_attempts: 2 };
+        let broker = MemoryBroker::new().with_retries(retries);
+        Self { stores, bucket, broker, ledger: Arc::new(MemoryLedger::new()), spec, recipe }
+    }
+
+    /// Plain images of one colour each: the model's crop of such an image is that colour all over.
+    async fn upload(&self, colours: impl IntoIterator<Item = u8>) {
+        for (i, colour) in colours.into_iter().enumerate() {
+            let image = image::RgbImage::from_pixel(9, 7, image::Rgb([colour, i as u8, 3]));
+            let mut bytes = std::io::Cursor::new(Vec::new());
+            image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+            self.bucket.put(&format!("in/{i:04}.png"), bytes.into_inner().into()).await.unwrap();
+        }
+    }
+
+    async fn enlist(&self) {
+        self.broker.ensure_queue(&self.spec.queue).await.unwrap();
+        let (_, spec) = open_output(&self.spec, &self.stores).await.unwrap();
+        let ctx = Enlisting {
+            spec: &spec,
+            stores: &self.stores,
+            broker: &self.broker,
+            ledger: &*self.ledger,
+            window: PUBLISH_WINDOW,
+        };
+        enlist(ctx, &mut |_| {}, &CancellationToken::new()).await.unwrap();
+    }
+
+    fn pipeline(&self, refuses: Option<u8>) -> (Arc<Pipeline>, PoolThreads) {
+        let meters = Arc::new(Meters::new());
+        let settings = PoolSettings { threads: 2, micro_batch: 4, forward_in_pool: true, devices: 0 };
+        let (pool, threads) = Pool::start(settings, meters.clone());
+        let limits = FetchLimits { images: 3, bytes: 1 << 20, max_image_bytes: 1 << 20 };
+        let loader = Arc::new(FakeLoader { refuses });
+        let cache = std::env::temp_dir();
+        let pipeline = Pipeline {
+            broker: Arc::new(self.broker.clone()),
+            ledger: self.ledger.clone(),
+            stores: self.stores.clone(),
+            jobs: Jobs::new(self.stores.clone(), loader, cache, Limits::default(), None),
+            fetcher: Arc::new(Fetcher::new(self.stores.clone(), limits, meters.clone())),
+            pool,
+            meters,
+            queue: self.spec.queue.clone(),
+            worker: "test".into(),
+            attempts: AtomicU64::new(0),
+            finished: watch::Sender::new(0),
+        };
+        (Arc::new(pipeline), threads)
+    }
+
+    /// Serves until `enough`, then drains.
+    async fn serve(&self, pipeline: &Arc<Pipeline>, enough: impl AsyncFn() -> bool) {
+        let shutdown = Shutdown::manual();
+        let consumer = self.broker.consume(&self.spec.queue, 2).await.unwrap();
+        let serving = {
+            let (pipeline, shutdown) = (pipeline.clone(), shutdown.clone());
+            tokio::spawn(async move { pipeline.serve(consumer, &shutdown, PATIENCE).await })
+        };
+        let wait = async {
+            while !enough().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the condition holds in time");
+        shutdown.drain();
+        assert_eq!(serving.await.unwrap().unwrap(), Drained::Clean);
+    }
+
+    async fn state(&self) -> Option<JobState> {
+        self.ledger.state(&self.spec.job).await.unwrap()
+    }
+
+    async fn run(&self, refuses: Option<u8>) -> Arc<Pipeline> {
+        let (pipeline, _threads) = self.pipeline(refuses);
+        self.enlist().await;
+        self.serve(&pipeline, async || self.state().await == Some(JobState::Complete)).await;
+        pipeline
+    }
+
+    async fn rows(&self, batches: u64) -> Vec<ResultRow> {
+        let layout = OutputLayout::new(Location::parse(&self.spec.out, Path::new("/")).unwrap());
+        let mut rows = Vec::new();
+        for number in 0..batches {
+            let key = layout.part(trawl_common::batch::BatchNumber(number));
+            rows.extend(read_rows(self.bucket.get(&key, u64::MAX).await.unwrap().bytes).unwrap());
+        }
+        rows
+    }
+
+    /// What the fake answers for the object.
+    async fn expected(&self, key: &str) -> Outcome {
+        let bytes = self.bucket.get(key, u64::MAX).await.unwrap().bytes;
+        let prepared = preprocess::prepare(&bytes, &self.recipe, &mut Scratch::new()).unwrap();
+        let spec = BundleSpec::read(Path::new(BUNDLE)).unwrap();
+        Outcome::Ok(output::interpret(&fake_row(&prepared.pixels), &spec, 3).unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_image_gets_the_models_answer_in_the_order_of_the_plan() {
+    let scene = Scene::new(3).await;
+    scene.upload(0..20).await;
+    let pipeline = scene.run(None).await;
+    let rows = scene.rows(7).await;
+    assert_eq!(rows.len(), 20);
+    for (i, row) in rows.iter().enumerate() {
+        assert_eq!(row.key, format!("s3://b/in/{i:04}.png"));
+        assert_eq!(row.outcome, scene.expected(&format!("in/{i:04}.png")).await);
+    }
+    assert!(scene.bucket.head("out/_SUCCESS").await.is_ok());
+    assert_eq!(pipeline.meters.computed(), 20);
+    let passes = pipeline.meters.render();
+    assert!(passes.contains("trawl_batch_fill_ratio_count"), "{passes}");
+    assert_eq!(pipeline.meters.total(Stage::Forward).count, 20);
+    assert_eq!(scene.broker.dead_depth().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_the_model_cannot_bear_pays_alone() {
+    let scene = Scene::new(8).await;
+    scene.upload([1, 2, 77, 4, 5, 6, 7, 8]).await;
+    scene.run(Some(77)).await;
+    for (i, row) in scene.rows(1).await.into_iter().enumerate() {
+        match row.outcome {
+            Outcome::Failed { code, message } => {
+                assert_eq!((i, code), (2, ErrorCode::ModelFailed));
+                assert!(message.contains("the fake refuses"), "{message}");
+            }
+            outcome => assert_eq!(outcome, scene.expected(&format!("in/{i:04}.png")).await),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_one_unbearable_image_still_has_its_row() {
+    let scene = Scene::new(1).await;
+    scene.upload([77]).await;
+    scene.run(Some(77)).await;
+    let rows = scene.rows(1).await;
+    assert!(matches!(rows[0].outcome, Outcome::Failed { code: ErrorCode::ModelFailed, .. }), "{rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_always_fails_ends_in_the_dead_letters_and_writes_nothing() {
+    let scene = Scene::new(2).await;
+    // Black images: the blank image that tells a broken model from a bad picture fails like them.
+    let black = image::RgbImage::new(9, 7);
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    black.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    for i in 0..2 {
+        scene.bucket.put(&format!("in/{i}.png"), bytes.get_ref().clone().into()).await.unwrap();
+    }
+    let (pipeline, _threads) = scene.pipeline(Some(0));
+    scene.enlist().await;
+    scene.serve(&pipeline, async || scene.broker.dead_depth().await.unwrap() == 1).await;
+    let dead = scene.broker.dead_letters();
+    assert!(dead[0].reason.contains("the fake refuses"), "{}", dead[0].reason);
+    assert!(scene.bucket.head("out/part-00000000.parquet").await.is_err());
+    assert!(scene.bucket.head("out/_SUCCESS").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_enqueued_twice_are_computed_and_counted_once() {
+    let scene = Scene::new(2).await;
+    scene.upload(0..10).await;
+    scene.enlist().await;
+    let pipeline = scene.run(None).await;
+    let empty = async || {
+        let depth = scene.broker.depth(&scene.spec.queue).await.unwrap().unwrap();
+        depth.ready == 0
+    };
+    let (second, _threads) = scene.pipeline(None);
+    scene.serve(&second, empty).await;
+    let progress = scene.ledger.progress(&scene.spec.job).await.unwrap().unwrap();
+    assert_eq!((progress.images_ok, progress.batches_done), (10, 5));
+    assert_eq!(pipeline.meters.computed() + second.meters.computed(), 10);
+    assert_eq!(scene.rows(5).await.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vanished_object_is_a_row() {
+    let scene = Scene::new(4).await;
+    scene.upload(0..4).await;
+    let (pipeline, _threads) = scene.pipeline(None);
+    scene.enlist().await;
+    scene.bucket.delete("in/0001.png").await.unwrap();
+    scene.bucket.put("in/0002.png", bytes::Bytes::from_static(b"another file")).await.unwrap();
+    scene.serve(&pipeline, async || scene.state().await == Some(JobState::Complete)).await;
+    let codes: Vec<_> = scene
+        .rows(1)
+        .await
+        .into_iter()
+        .map(|row| match row.outcome {
+            Outcome::Failed { code, .. } => Some(code),
+            Outcome::Ok(_) | Outcome::OkTruncated(_) => None,
+        })
+        .collect();
+    assert_eq!(codes, [None, Some(ErrorCode::NotFound), Some(ErrorCode::Changed), None]);
+}
+
+/// The model seam's contract, for the fake and for TorchScript alike.
+fn rows_out_are_images_in(model: &dyn Model, bytes: usize) {
+    let images: Vec<Vec<u8>> = (0..5_u8).map(|i| (0..bytes).map(|b| (b as u8).wrapping_mul(i + 1)).collect()).collect();
+    let one: Vec<Outputs> = images.iter().map(|image| model.forward(&[image]).unwrap()).collect();
+    let all: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
+    let together = model.forward(&all).unwrap();
+    assert_eq!(together.rows().len(), 5);
+    assert_eq!(together.width, model.width());
+    for (alone, row) in one.iter().zip(together.rows()) {
+        for (a, b) in alone.values.iter().zip(row) {
+            assert!((a - b).abs() <= 1e-3, "{a} alone, {b} in a batch");
+        }
+    }
+}
+
+#[test]
+fn both_models_keep_the_contract() {
+    use trawl_worker::model::{Device, torchscript::TorchScript};
+    rows_out_are_images_in(&FakeModel::default(), 300);
+    let spec = BundleSpec::read(Path::new(BUNDLE)).unwrap();
+    let model = TorchScript::load(Path::new(BUNDLE), &spec, Device::Cpu, Precision::Fp32).unwrap();
+    rows_out_are_images_in(&model, 64 * 64 * 3);
+    let fake = FakeModel { refuses: Some(0), ..FakeModel::default() };
+    assert!(matches!(fake.forward(&[&[0, 1]]), Err(ModelError::Forward(_))));
+    assert_eq!(fake.passes.load(Ordering::Relaxed), 1);
+    let half = TorchScript::load(Path::new(BUNDLE), &spec, Device::Cpu, Precision::Fp16);
+    assert!(matches!(half, Err(ModelError::Device(_))));
+}
