@@ -67,19 +67,27 @@ install_packages() {
 	# servers of their own; a system-wide one is the owner's decision.
 	policy=/usr/sbin/policy-rc.d
 	made_policy=""
-	if ! [ -e "$policy" ]; then
-		printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+	mark="# made by trawl's set-up, which removes it again"
+	# One of ours that an interrupted run left behind is taken over, and removed at the end of this one.
+	if ! [ -e "$policy" ] || grep -qsF "$mark" "$policy"; then
+		printf '#!/bin/sh\n%s\nexit 101\n' "$mark" | $as_root tee "$policy" >/dev/null
 		$as_root chmod 755 "$policy"
 		made_policy=1
 		trap '$as_root rm -f "$policy"' EXIT
+		trap 'exit 129' HUP
 		trap 'exit 130' INT
 		trap 'exit 143' TERM
 	fi
 	status=0
-	apt_install || { say "refreshing the package lists"; $as_root apt-get -qq update >&2 && apt_install; } || status=$?
+	# After a failure: an interrupted installation is finished first, and a list that is missing or old is fetched.
+	apt_install || {
+		say "refreshing the package lists"
+		$as_root env DEBIAN_FRONTEND=noninteractive dpkg --configure -a >&2 </dev/null || true
+		$as_root apt-get -qq update >&2 </dev/null && apt_install
+	} || status=$?
 	if [ -n "$made_policy" ]; then
 		$as_root rm -f "$policy"
-		trap - EXIT INT TERM
+		trap - EXIT HUP INT TERM
 	fi
 	[ "$status" = 0 ] || fail "apt-get could not install$missing (its words are above). Check the network, or install them by hand"
 	# Not at the next boot either. These packages were not here before, so nobody enabled them on purpose.
@@ -93,7 +101,7 @@ install_packages() {
 apt_install() {
 	# shellcheck disable=SC2086 # a list of names
 	$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 \
-		install -y --no-install-recommends $missing >&2
+		-o Dpkg::Options::=--force-confold install -y --no-install-recommends $missing >&2 </dev/null
 }
 
 [ -z "$missing" ] || install_packages

@@ -51,6 +51,9 @@ pub struct BatchDescriptor {
     pub batch: BatchNumber,
     /// The job's output, where the worker finds the spec.
     pub out: String,
+    /// When the job was submitted, as in its spec: an output that was removed and submitted again is another
+    /// job of the same name, and the messages of the old one must not write into it.
+    pub created_unix_ms: u64,
     /// The digest the job was submitted with; a model is code and is never taken on a message's word alone.
     pub model_sha256: String,
     /// The images, in the order of the rows.

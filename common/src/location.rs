@@ -30,7 +30,7 @@ pub enum Location {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LocationError {
     /// `ftp://` and the like.
-    #[error("`{0}` has a scheme trawl does not know: use a folder, file:// or s3://")]
+    #[error("trawl does not know the scheme `{0}://`: use a folder, file:// or s3://")]
     Scheme(String),
     /// `s3:///key`.
     #[error("`{0}` names no bucket: it looks like s3://bucket/prefix")]
@@ -70,7 +70,8 @@ impl Location {
                     None => Ok(Self::S3 { bucket: bucket.to_owned(), key: key.to_owned() }),
                 }
             }
-            _ => Err(LocationError::Scheme(text.chars().take(200).collect())),
+            // The scheme alone: the rest may carry credentials.
+            _ => Err(LocationError::Scheme(scheme.chars().take(40).collect())),
         }
     }
 

@@ -144,12 +144,13 @@ async fn hash_file(path: PathBuf) -> Result<String, ModelFileError> {
 
 fn write_atomically(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
-    // The process id keeps two workers of one host apart; the rename makes either's file whole.
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut file = File::create(&temporary)?;
+    // A random name of its own, since two containers that share the folder may both be process 1; removed
+    // again if anything fails; the rename makes the file whole.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(

@@ -38,6 +38,7 @@ fn batch() -> Message {
         job: "job-2f1d0c9b8a76".parse().unwrap(),
         batch: BatchNumber(42),
         out: "s3://bucket/labels".into(),
+        created_unix_ms: 1_790_000_000_000,
         model_sha256: "ab".into(),
         images: vec![
             ImageRef {
@@ -91,10 +92,12 @@ fn other_versions_and_junk_are_named() {
         String::from_utf8_lossy(bytes).replacen(from, to, 1).into_bytes()
     };
     assert!(matches!(Message::parse(&with(BATCH, "\"v\":1", "\"v\":2")), Err(MessageError::Version(2))));
-    assert!(matches!(Message::parse(&with(BATCH, "batch", "banana")), Err(MessageError::Kind(kind)) if kind == "banana"));
+    assert!(
+        matches!(Message::parse(&with(BATCH, "batch", "banana")), Err(MessageError::Kind(kind)) if kind == "banana")
+    );
     assert!(matches!(Message::parse(&with(BATCH, "\"size\"", "\"sise\"")), Err(MessageError::Json(_))));
     assert!(matches!(Message::parse(b"\xff\x00"), Err(MessageError::Json(_))));
-    let empty = br#"{"v":1,"kind":"batch","body":{"job":"j","batch":0,"out":"o","model_sha256":"","images":[]}}"#;
+    let empty = br#"{"v":1,"kind":"batch","body":{"job":"j","batch":0,"out":"o","created_unix_ms":1,"model_sha256":"","images":[]}}"#;
     assert!(matches!(Message::parse(empty), Err(MessageError::ImageCount(0))));
     assert!(matches!(Message::parse(&vec![b' '; 17 << 20]), Err(MessageError::TooLarge(_))));
     let later = with(JOB, "\"version\": 1", "\"version\": 9");

@@ -211,11 +211,13 @@ async fn place(
     Ok(Submitted { spec, opened, planned: Some(planned) })
 }
 
-/// Writes the model to where the spec says that it is, if that is in the output and it is not there yet.
+/// Writes a local model beside the results, where any worker finds it, unless it is there. Also for a job that
+/// was begun by `run`, whose spec names a file of this machine's.
 async fn bring_model(stores: &Arc<Stores>, spec: &JobSpec, model: &ModelFile) -> Result<(), Stop> {
     let out = Location::parse(&spec.out, Path::new("/"))?;
     let key = OutputLayout::new(out.clone()).model(&model.sha256);
-    if spec.model.location != out.with_key(key.as_str()).to_string() {
+    let place = Location::parse(&spec.model.location, Path::new("/"))?;
+    if !place.is_local() && place != out.with_key(key.as_str()) {
         return Ok(());
     }
     let store = stores.open(&out).await;

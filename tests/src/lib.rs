@@ -1,8 +1,8 @@
 //! What the tests of the whole share: private servers, the real binaries, images, and reading results.
 //!
 //! Servers come from `deploy/stack`, the very script that `make stack-up` uses, on free ports, one set per
-//! test binary; a watchdog stops them when the binary ends, however it ends. Nothing here sleeps: waiting
-//! is always for a condition, with a deadline that fails the test.
+//! test binary; a watchdog stops them when the binary ends, however it ends. Waiting is always for a
+//! condition, with a deadline that fails the test.
 
 pub mod bucket;
 pub mod images;

@@ -130,6 +130,29 @@ impl Running {
         });
     }
 
+    /// What it answers at its `--http` address: status and body.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn http(&self, path: &str) -> String {
+        let log = self.log();
+        let address = log.split("http.address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let url = format!("http://{}{path}", address.expect("it was started with --http"));
+        let program = "import sys,urllib.request as r\no=r.build_opener(r.ProxyHandler({}))\n\
+                       try: a=o.open(sys.argv[1])\nexcept r.HTTPError as e: a=e\nprint(a.status, a.read().decode())";
+        run(Command::new("python3").args(["-c", program, &url])).expect(0).stdout
+    }
+
+    /// The value of one of its metrics; 0 if there is no such series yet.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = self.http("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.trim().parse().expect("a number"))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: i32) {
         // SAFETY: kill takes no pointers; the child has not been waited for, so the pid is still its own.

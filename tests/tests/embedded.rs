@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use trawl_common::{error_code::ErrorCode, results::row::Outcome};
 use trawl_tests::{
     images,
-    programs::{Running, program, run, tiny_model},
+    programs::{Running, make_model, program, run, tiny_model},
     rows, wait,
 };
 
@@ -73,22 +73,35 @@ fn a_folder_becomes_rows_and_a_second_run_does_nothing() {
 
 #[test]
 fn a_killed_run_goes_on_and_ends_with_the_same_rows() {
-    let job = Job::new(300);
-    let flags = ["--batch-size", "4", "--threads", "1"];
-    let _undisturbed = run(job.command("straight").args(flags)).expect(0);
+    let job = Job::new(120);
+    // Some 25 ms an image: a run of seconds, so that it can be killed in its middle.
+    let model = make_model(&["--work", "2"]);
+    let flags = ["--batch-size", "4", "--threads", "1", "--micro-batch", "1"];
+    let command = |out: &str| {
+        let mut command = program("trawl");
+        command
+            .current_dir(job.dir.path())
+            .args(["run", "photos", "--out", out, "--model"])
+            .arg(&model)
+            .args(flags);
+        command
+    };
+    let parts = |out: &str| {
+        let entries = std::fs::read_dir(job.path(out)).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("part-")).count()
+    };
+    let _undisturbed = run(&mut command("straight")).expect(0);
     {
-        let mut killed = Running::start(job.command("killed").args(flags), job.dir.path());
-        wait::until("the tenth part", Duration::from_secs(60), || {
-            job.path("killed/part-00000009.parquet").is_file().then_some(())
-        });
+        let mut killed = Running::start(&mut command("killed"), job.dir.path());
+        wait::until("five parts", Duration::from_secs(60), || (parts("killed") >= 5).then_some(()));
         killed.signal(libc::SIGKILL);
         let _status = killed.wait(Duration::from_secs(10));
     }
-    assert!(!job.path("killed/_SUCCESS").exists(), "it was killed too late to prove anything");
-    let resumed = run(job.command("killed").args(flags).args(["--output", "json"])).expect(0).json();
-    let computed = resumed["images_computed"].as_u64().unwrap();
-    assert!(computed <= 300 - 40, "{computed} images computed again of 300");
-    assert_eq!(resumed["images_ok"], 300);
+    let before = parts("killed");
+    assert!(before < 30 && !job.path("killed/_SUCCESS").exists(), "{before} of 30 parts: killed too late");
+    let resumed = run(command("killed").args(["--output", "json"])).expect(0).json();
+    assert_eq!(resumed["images_computed"], 120 - 4 * before);
+    assert_eq!(resumed["images_ok"], 120);
     assert_eq!(rows::of_folder(&job.path("killed")), rows::of_folder(&job.path("straight")));
 }
 
@@ -160,16 +173,44 @@ fn the_output_of_another_job_is_refused() {
 }
 
 #[test]
-fn ctrl_c_stops_gently_and_says_how_to_go_on() {
+fn a_signal_stops_gently_and_says_how_to_go_on() {
     let job = Job::new(400);
     let flags = ["--batch-size", "2", "--threads", "1"];
-    let mut running = Running::start(job.command("out").args(flags), job.dir.path());
-    wait::until("the third part", Duration::from_secs(60), || {
-        job.path("out/part-00000002.parquet").is_file().then_some(())
-    });
-    running.signal(libc::SIGINT);
-    assert_eq!(running.wait(Duration::from_secs(30)).code(), Some(130), "{}", running.log());
-    assert!(running.log().contains("run the same command again"), "{}", running.log());
+    for (signal, code, part) in [(libc::SIGINT, 130, 2), (libc::SIGTERM, 143, 20)] {
+        let mut running = Running::start(job.command("out").args(flags), job.dir.path());
+        wait::until("another part", Duration::from_secs(60), || {
+            job.path(&format!("out/part-{part:08}.parquet")).is_file().then_some(())
+        });
+        running.signal(signal);
+        assert_eq!(running.wait(Duration::from_secs(30)).code(), Some(code), "{}", running.log());
+        assert!(running.log().contains("run the same command again"), "{}", running.log());
+    }
     let _resumed = run(job.command("out").args(flags)).expect(0);
     assert_eq!(keys(&job.path("out")).len(), 400);
+}
+
+#[test]
+fn the_worker_says_what_it_is_and_what_is_wrong() {
+    let job = Job::new(1);
+    let worker =
+        |arguments: &[&str]| run(program("trawl-worker").current_dir(job.dir.path()).args(arguments));
+    let help = worker(&["--help"]).expect(0);
+    for words in ["--queue", "--device", "--prefetch", "check-model", "Examples:"] {
+        assert!(help.stdout.contains(words), "{words} is not in {}", help.stdout);
+    }
+    let model = tiny_model().to_str().unwrap();
+    let check = worker(&["check-model", model, "--output", "json"]).expect(0).json();
+    assert_eq!((&check["outputs"], &check["device"]), (&1000.into(), &"cpu".into()));
+    let cases: [(&[&str], &str); 5] = [
+        (&["--queue", "a b"], "queue name"),
+        (&["--prefetch", "0"], "--prefetch"),
+        (&["check-model", "nowhere.pt"], "nowhere.pt"),
+        (&["check-model", model, "--device", "cuda:7"], "cuda"),
+        (&["run", "photos", "--model", model, "--out", "out", "--precision", "fp16"], "fp32"),
+    ];
+    for (arguments, words) in cases {
+        let ended = worker(arguments).expect(2);
+        assert!(ended.stderr.contains(words), "{arguments:?}: {}", ended.stderr);
+    }
+    assert!(!job.path("out").exists());
 }

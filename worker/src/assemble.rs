@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
 };
 use tokio::sync::watch;
 use trawl_common::{
@@ -100,7 +100,7 @@ pub fn pipeline(
     let (pool, threads) = Pool::start(settings, meters.clone());
     let cache = args.cache.clone().unwrap_or_else(model_file::default_cache_dir);
     let pipeline = Pipeline {
-        jobs: Jobs::new(seams.stores.clone(), loader, cache, args.image_limits(), at_hand),
+        jobs: Arc::new(Jobs::new(seams.stores.clone(), loader, cache, args.image_limits(), at_hand)),
         fetcher: Arc::new(Fetcher::new(seams.stores.clone(), args.fetch_limits(), meters.clone())),
         broker: seams.broker,
         ledger: seams.ledger,
@@ -109,7 +109,7 @@ pub fn pipeline(
         meters,
         queue,
         worker: worker_name(),
-        attempts: AtomicU64::new(0),
+        attempts: Arc::default(),
         finished: watch::Sender::new(0),
     };
     (Arc::new(pipeline), threads)

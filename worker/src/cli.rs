@@ -66,11 +66,11 @@ pub enum Command {
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Lane to serve
-    #[arg(long, default_value = "default", value_name = "NAME")]
-    pub queue: QueueName,
+    /// Lanes to serve, by one set of compute threads
+    #[arg(long, default_value = "default", value_name = "NAME", value_delimiter = ',')]
+    pub queue: Vec<QueueName>,
 
-    /// Batches in hand at once; a batch that kills the worker takes the others back to the queue with it
+    /// Batches in hand at once from each lane; a batch that kills the worker takes the others back to the queue with it
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
     pub prefetch: u16,
 
@@ -276,11 +276,18 @@ mod tests {
 
     #[test]
     fn serve_is_the_default_and_takes_its_flags() {
-        let cli =
-            Cli::try_parse_from(["trawl-worker", "--queue", "q1", "--threads", "3", "--micro-batch", "auto"])
-                .unwrap();
+        let cli = Cli::try_parse_from([
+            "trawl-worker",
+            "--queue",
+            "q1,q2",
+            "--threads",
+            "3",
+            "--micro-batch",
+            "auto",
+        ])
+        .unwrap();
         assert!(cli.command.is_none());
-        assert_eq!(cli.serve.queue.as_str(), "q1");
+        assert_eq!(cli.serve.queue.iter().map(QueueName::as_str).collect::<Vec<_>>(), ["q1", "q2"]);
         assert_eq!(cli.serve.compute.thread_count(), 3);
         assert_eq!(cli.serve.compute.micro_batch_size(&[Device::Cpu]), CPU_MICRO_BATCH);
     }

@@ -1,7 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics` for orchestrators and Prometheus.
 //!
-//! Beside the pipeline, never in its way. Live is: this runtime answers. Ready is: the subscription to the
-//! queue stands. Neither asks a server anything, so that a broker's outage restarts no worker.
+//! Beside the pipeline, never in its way. Live is: this runtime answers. Ready is: the subscriptions to
+//! all queues stand. Neither asks a server anything, so that a broker's outage restarts no worker.
 
 use crate::pipeline::meters::Meters;
 use axum::{
@@ -17,7 +17,7 @@ use tokio::{net::TcpListener, sync::watch};
 #[derive(Clone)]
 struct Shared {
     meters: Arc<Meters>,
-    attached: watch::Receiver<bool>,
+    attached: Vec<watch::Receiver<bool>>,
 }
 
 /// Serves on `address` until the process ends; gives the address it is bound to.
@@ -27,7 +27,7 @@ struct Shared {
 pub async fn serve(
     address: SocketAddr,
     meters: Arc<Meters>,
-    attached: watch::Receiver<bool>,
+    attached: Vec<watch::Receiver<bool>>,
 ) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
@@ -46,7 +46,7 @@ pub async fn serve(
 }
 
 async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
-    if *shared.attached.borrow() {
+    if shared.attached.iter().all(|attached| *attached.borrow()) {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not attached to the queue\n")

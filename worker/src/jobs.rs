@@ -14,11 +14,12 @@ use std::{
 };
 use tokio::sync::Mutex;
 use trawl_common::{
+    batch::BatchDescriptor,
     bundle::{BundleSpec, Head},
     disposition::Failure,
     job::{JobId, JobSpec, Precision},
     location::Location,
-    model_file::{self, ModelFile},
+    model_file::{self, ModelFile, ModelFileError},
     results::{OutputLayout, schema::Columns},
     storage::Stores,
 };
@@ -107,24 +108,32 @@ impl Jobs {
         Self { stores, loader, cache_dir, limits, at_hand, known: Mutex::default(), models: Mutex::default() }
     }
 
-    /// The job of a batch, read and loaded at the first of them.
+    /// The job of a batch, read and loaded at the first of them; `None` if the output is another job's by now,
+    /// submitted after the batch's own was removed.
     ///
     /// # Errors
     /// [`Failure`] if the spec is not there or not readable, if message, spec and model file do not agree,
     /// or if the model does not load. Cancel safe.
-    pub async fn get(&self, job: &JobId, out: &str, model_sha256: &str) -> Result<Arc<JobContext>, Failure> {
-        let known = self.known.lock().await.iter().find(|c| c.spec.job == *job && c.spec.out == out).cloned();
+    pub async fn get(&self, batch: &BatchDescriptor) -> Result<Option<Arc<JobContext>>, Failure> {
+        let BatchDescriptor { job, out, model_sha256, created_unix_ms, .. } = batch;
+        let same = |c: &Arc<JobContext>| {
+            c.spec.job == *job && c.spec.out == *out && c.spec.created_unix_ms == *created_unix_ms
+        };
+        let known = self.known.lock().await.iter().find(|c| same(c)).cloned();
         let context = match known {
             Some(context) => context,
             None => self.prepare(job, out).await?,
         };
-        if context.spec.model.sha256 != model_sha256 {
+        if !same(&context) {
+            return Ok(None);
+        }
+        if context.spec.model.sha256 != *model_sha256 {
             return Err(Failure::Job(format!(
                 "the message names model {model_sha256}, the spec of job `{job}` names {}",
                 context.spec.model.sha256
             )));
         }
-        Ok(context)
+        Ok(Some(context))
     }
 
     async fn prepare(&self, job: &JobId, out: &str) -> Result<Arc<JobContext>, Failure> {
@@ -153,6 +162,7 @@ impl Jobs {
         let base_dir = PathBuf::from(&spec.base_dir);
         let context = Arc::new(JobContext { spec, layout, base_dir, recipe, columns, model });
         let mut known = self.known.lock().await;
+        known.retain(|c| c.spec.job != *job || c.spec.out != out);
         known.truncate(MAX_JOBS - 1);
         known.insert(0, context.clone());
         Ok(context)
@@ -178,7 +188,7 @@ impl Jobs {
             _ => {
                 let place = Location::parse(&spec.model.location, Path::new("/"));
                 let place = place.map_err(|e| Failure::Job(e.to_string()))?;
-                model_file::obtain(&self.stores, &place, Some(&spec.model.sha256), &self.cache_dir).await?
+                self.obtain(spec, &place).await?
             }
         };
         let (loader, precision) = (self.loader.clone(), spec.precision);
@@ -191,7 +201,24 @@ impl Jobs {
         );
         models.truncate(MAX_MODELS - 1);
         models.insert(0, (precision, model.clone()));
+        // A remembered job would keep its evicted model in memory; it is read again if it comes back.
+        let kept: Vec<_> = models.iter().map(|(_, model)| model.clone()).collect();
+        drop(models);
+        self.known.lock().await.retain(|c| kept.iter().any(|model| Arc::ptr_eq(model, &c.model)));
         Ok(model)
+    }
+
+    /// The bundle from its place, or from the output: a job that was begun on another machine may name a
+    /// file of that machine's, and `submit` puts a copy beside the results.
+    async fn obtain(&self, spec: &JobSpec, place: &Location) -> Result<ModelFile, Failure> {
+        let sha256 = Some(spec.model.sha256.as_str());
+        match model_file::obtain(&self.stores, place, sha256, &self.cache_dir).await {
+            Err(ModelFileError::Io { .. }) if place.is_local() => {}
+            obtained => return Ok(obtained?),
+        }
+        let out = Location::parse(&spec.out, Path::new("/")).map_err(|e| Failure::Job(e.to_string()))?;
+        let copy = out.with_key(OutputLayout::new(out.clone()).model(&spec.model.sha256));
+        Ok(model_file::obtain(&self.stores, &copy, sha256, &self.cache_dir).await?)
     }
 }
 

@@ -4,13 +4,19 @@
 //! an exit code. Heavy work runs on the pool's own threads, so the runtime needs few.
 
 use clap::Parser;
-use std::{process::ExitCode, time::Instant};
+use std::{io::Write, time::Instant};
 use tracing::Level;
-use trawl_common::{disposition::describe, exit, shutdown::Shutdown, telemetry};
+use trawl_common::{
+    config::exit,
+    disposition::{Failure, describe},
+    shutdown::Shutdown,
+    telemetry,
+};
 use trawl_worker::{
     allocator,
     check_model::check_model,
     cli::{Cli, Command},
+    model::ModelError,
     run::run,
     serve::serve,
 };
@@ -18,7 +24,7 @@ use trawl_worker::{
 /// Runtime threads: network and timers only. Two, so that one slow poll does not hold up a heartbeat.
 const RUNTIME_THREADS: usize = 2;
 
-fn main() -> ExitCode {
+fn main() {
     allocator::tune();
     let started = Instant::now();
     let cli = Cli::parse();
@@ -31,13 +37,13 @@ fn main() -> ExitCode {
         _ => Level::TRACE,
     };
     if let Err(error) = telemetry::init(cli.log_format, level) {
-        return fail(&error);
+        leave(fail(&error));
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error),
+        Err(error) => leave(fail(&error)),
     };
     let outcome = runtime.block_on(async {
         match cli.command {
@@ -49,13 +55,27 @@ fn main() -> ExitCode {
     });
     // A read that hangs on a blocking thread must not hold up the end.
     runtime.shutdown_background();
-    match outcome {
-        Ok(code) => ExitCode::from(code),
+    let code = match outcome {
+        Ok(code) => code,
         Err(error) => fail(error.as_ref()),
-    }
+    };
+    leave(code)
 }
 
-fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+/// Ends the process without its exit handlers: libtorch's would tear down what a compute thread that is still
+/// in a forward pass is using. Everything that matters is written and flushed by now.
+fn leave(code: u8) -> ! {
+    let _closed = std::io::stdout().flush();
+    // SAFETY: `_exit` takes no pointers and does not return.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+fn fail(error: &(dyn std::error::Error + 'static)) -> u8 {
     eprintln!("error: {}", describe(error));
-    ExitCode::from(exit::code_of(error))
+    let device = |error: &(dyn std::error::Error + 'static)| {
+        matches!(error.downcast_ref(), Some(ModelError::Device(_) | ModelError::Unusable(_)))
+    };
+    let unusable = matches!(error.downcast_ref(), Some(Failure::Model(_)))
+        || error.source().is_some_and(|cause| matches!(cause.downcast_ref(), Some(Failure::Model(_))));
+    if device(error) || unusable { exit::USAGE } else { trawl_common::exit::code_of(error) }
 }

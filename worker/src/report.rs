@@ -1,7 +1,7 @@
 //! What a run says at its end: rows, failures, speed, and which stage bound it.
 //!
-//! Made from the meters and the ledger's counters; printed by `run`, as text to stderr and, if asked, as
-//! one JSON document to stdout.
+//! Made from the meters and the ledger's counters; printed by `run` to stdout, as text or, if asked, as
+//! one JSON document.
 
 use crate::pipeline::meters::{Meters, Stage};
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use crate::{
     assemble::{self, Seams},
     cli::RunArgs,
     http,
-    pipeline::{Drained, Pipeline},
+    pipeline::{Drained, Pipeline, pool::PoolThreads},
     progress::{Display, TICK},
     report::{self, Report},
 };
@@ -20,7 +20,7 @@ use std::{
 };
 use tokio::task::JoinHandle;
 use trawl_common::{
-    broker::{Broker, memory::MemoryBroker},
+    broker::{Broker, Consumer, memory::MemoryBroker},
     bundle::BundleSpec,
     config::{OutputFormat, exit},
     job::{JobSpec, ModelRef},
@@ -44,6 +44,9 @@ const QUEUED_BATCHES: usize = 64;
 /// After Ctrl-C the batches in hand get this long; their images are computed again otherwise.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// So many failed batches before the first good one, and the run ends: what fails them is not one of them.
+const HOPELESS_AFTER: usize = 8;
+
 /// A manifest of more bytes is not ours: a million parts fit.
 const MAX_MANIFEST_BYTES: u64 = 256 << 20;
 
@@ -54,16 +57,55 @@ const MAX_MANIFEST_BYTES: u64 = 256 << 20;
 /// completed.
 pub async fn run(args: RunArgs, output: OutputFormat, shutdown: Shutdown, started: Instant) -> Result<u8> {
     tls::install_crypto_provider();
+    let ready = tokio::select! {
+        biased;
+        () = shutdown.draining.cancelled() => {
+            eprintln!("interrupted before anything was done; run the same command again to go on");
+            return Ok(signal_code(&shutdown));
+        }
+        ready = prepare(&args, output, &shutdown) => ready?,
+    };
+    let (run, consumer, threads) = match ready {
+        Prepared::Ready(ready) => *ready,
+        Prepared::Answered(code) => return Ok(code),
+    };
+    let serving = {
+        let (pipeline, shutdown) = (run.pipeline.clone(), run.shutdown.clone());
+        tokio::spawn(async move { pipeline.serve(consumer, &shutdown, GRACE).await })
+    };
+    let followed = run.follow().await;
+    run.shutdown.drain();
+    if serving.await?? == Drained::Clean {
+        drop(threads);
+    } else {
+        // A thread may be in a forward pass of any length; the process ends without it.
+        std::mem::forget(threads);
+    }
+    followed?;
+    run.conclude(&args, output, started).await
+}
+
+/// What there is to do.
+enum Prepared {
+    /// Nothing more; the exit code.
+    Answered(u8),
+    /// The job.
+    Ready(Box<(Embedded, Box<dyn Consumer>, PoolThreads)>),
+}
+
+/// Everything up to the first batch. Writes nothing before the model has loaded, the health endpoint is
+/// bound and an image was found. Cancel safe.
+async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> Result<Prepared> {
     let base_dir = std::env::current_dir().context("the working directory cannot be read")?;
     let stores = Stores::new();
-    let (spec, file) = spec(&args, &base_dir, &stores).await?;
+    let (spec, file) = spec(args, &base_dir, &stores).await?;
     if args.dry_run {
         let found = dry_run(&spec, &stores).await?;
         report::print_dry_run(&found, output);
-        return Ok(exit::OK);
+        return Ok(Prepared::Answered(exit::OK));
     }
     if let Some(code) = already_complete(&spec, &stores, output, args.strict).await? {
-        return Ok(code);
+        return Ok(Prepared::Answered(code));
     }
     let compute = args.compute.clone();
     let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;
@@ -72,35 +114,22 @@ pub async fn run(args: RunArgs, output: OutputFormat, shutdown: Shutdown, starte
     let seams = Seams { broker: broker.clone(), ledger: ledger.clone(), stores: stores.clone() };
     let (pipeline, threads) =
         assemble::pipeline(&args.compute, devices, spec.queue.clone(), seams, Some(file));
-    // A model that does not load, or a source without images, must leave nothing half-made.
     pipeline.jobs.model(&spec).await.context("the model cannot be used")?;
-    let (opened, spec) = open_output(&spec, &stores).await?;
-    if opened == Opened::Resumed {
-        tracing::info!(job.id = %spec.job, "going on with the job that is in {}", spec.out);
-    }
     broker.ensure_queue(&spec.queue).await?;
     let consumer = broker.consume(&spec.queue, args.prefetch).await?;
     if let Some(address) = args.http {
-        let serving = http::serve(address, pipeline.meters.clone(), consumer.attached()).await;
+        let serving = http::serve(address, pipeline.meters.clone(), vec![consumer.attached()]).await;
         serving.with_context(|| {
             format!("the health endpoint cannot listen on {address}: choose another --http")
         })?;
     }
-    let serving = {
-        let (pipeline, shutdown) = (pipeline.clone(), shutdown.clone());
-        tokio::spawn(async move { pipeline.serve(consumer, &shutdown, GRACE).await })
-    };
-    let run = Embedded { spec, pipeline, broker, ledger, shutdown, quiet: output == OutputFormat::Json };
-    let followed = run.follow().await;
-    run.shutdown.drain();
-    let drained = serving.await??;
-    if drained == Drained::Clean {
-        drop(threads);
-    } else {
-        std::mem::forget(threads);
+    let (opened, spec) = open_output(&spec, &stores).await?;
+    if opened == Opened::Resumed {
+        tracing::info!(job.id = %spec.job, "going on with the job that is in {}", spec.out);
     }
-    followed?;
-    run.conclude(&args, output, started).await
+    let quiet = output == OutputFormat::Json;
+    let run = Embedded { spec, pipeline, broker, ledger, shutdown: shutdown.clone(), quiet };
+    Ok(Prepared::Ready(Box::new((run, consumer, threads))))
 }
 
 /// Checks the model's description and makes the spec.
@@ -183,6 +212,8 @@ impl Embedded {
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
+                biased;
+                () = self.shutdown.draining.cancelled() => break,
                 ended = &mut planning, if !planned => {
                     ended??;
                     planned = true;
@@ -191,14 +222,11 @@ impl Embedded {
                     changed.expect("the pipeline outlives this loop");
                     break;
                 }
-                () = self.shutdown.draining.cancelled() => break,
                 _ = tick.tick() => {}
             }
             if let Some(progress) = self.ledger.progress(&self.spec.job).await? {
                 display.show(&progress);
-                if planned {
-                    self.check_stuck(&progress).await?;
-                }
+                self.check_stuck(&progress, planned)?;
             }
         }
         display.end();
@@ -221,24 +249,30 @@ impl Embedded {
         })
     }
 
-    /// Once every batch is either done or in the dead letters, the job will not get any further.
-    async fn check_stuck(&self, progress: &Progress) -> Result<()> {
+    /// Once every batch is either done or in the dead letters, the job will not get any further; nor will it
+    /// if the first of them all fail.
+    fn check_stuck(&self, progress: &Progress, planned: bool) -> Result<()> {
         let dead = self.broker.dead_letters();
         let Some(first) = dead.first() else { return Ok(()) };
-        if progress.batches_done + (dead.len() as u64) < progress.batches_planned {
+        let failed = dead.len() as u64;
+        let at_the_end = planned && progress.batches_done + failed >= progress.batches_planned;
+        let hopeless = progress.batches_done == 0 && dead.len() >= HOPELESS_AFTER;
+        if !at_the_end && !hopeless {
             return Ok(());
         }
         Err(anyhow!(
-            "{} of {} batches could not be completed: {}; what is done is kept, run the same command again to \
-             try the rest",
-            dead.len(),
+            "{failed} of {} batches could not be completed: {}; what is done is kept, run the same command again \
+             to try the rest",
             progress.batches_planned,
             first.reason
         ))
     }
 
     async fn conclude(&self, args: &RunArgs, output: OutputFormat, started: Instant) -> Result<u8> {
-        let progress = self.ledger.progress(&self.spec.job).await?.context("the job was opened")?;
+        let Some(progress) = self.ledger.progress(&self.spec.job).await? else {
+            eprintln!("interrupted before anything was done; run the same command again to go on");
+            return Ok(signal_code(&self.shutdown));
+        };
         let done = progress.images_ok + progress.images_failed;
         if progress.state != JobState::Complete {
             let more = if progress.state == JobState::Enqueuing { " or more" } else { "" };
@@ -265,4 +299,8 @@ impl Embedded {
         }
         Ok(if args.strict && progress.images_failed > 0 { exit::FAILED_IMAGES } else { exit::OK })
     }
+}
+
+fn signal_code(shutdown: &Shutdown) -> u8 {
+    shutdown.exit_code().and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILED)
 }

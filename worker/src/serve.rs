@@ -7,13 +7,15 @@ use crate::{
     assemble::{self, Seams},
     cli::ServeArgs,
     http,
-    pipeline::Drained,
+    pipeline::{Drained, Pipeline},
 };
 use anyhow::{Context, Result};
 use std::sync::Arc;
+use tokio::task::JoinSet;
 use trawl_common::{
-    broker::{Broker, rabbit::RabbitBroker},
+    broker::{Broker, BrokerError, Consumer, rabbit::RabbitBroker},
     config::exit,
+    job::QueueName,
     ledger::{Ledger, redis::RedisLedger},
     shutdown::Shutdown,
     storage::Stores,
@@ -30,21 +32,27 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;
     let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::connect(&args.services.amqp_url).await?);
     let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::connect(&args.services.redis_url).await?);
-    broker.ensure_queue(&args.queue).await?;
-    let consumer = broker.consume(&args.queue, args.prefetch).await?;
+    let mut consumers = Vec::with_capacity(args.queue.len());
+    for queue in &args.queue {
+        broker.ensure_queue(queue).await?;
+        consumers.push(broker.consume(queue, args.prefetch).await?);
+    }
     let seams = Seams { broker, ledger, stores: Stores::new() };
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
-    let (pipeline, threads) = assemble::pipeline(&args.compute, devices, args.queue.clone(), seams, None);
+    let queues: Vec<&str> = args.queue.iter().map(QueueName::as_str).collect();
+    let first = args.queue.first().context("a lane is served")?.clone();
+    let (pipeline, threads) = assemble::pipeline(&args.compute, devices, first, seams, None);
     if let Some(address) = args.http {
-        http::serve(address, pipeline.meters.clone(), consumer.attached()).await.with_context(|| {
+        let attached = consumers.iter().map(|consumer| consumer.attached()).collect();
+        http::serve(address, pipeline.meters.clone(), attached).await.with_context(|| {
             format!("the health endpoint cannot listen on {address}: choose another --http")
         })?;
     }
     tracing::info!(
-        worker = %pipeline.worker, queue = %args.queue, device = %shown.join(","),
+        worker = %pipeline.worker, queue = %queues.join(","), device = %shown.join(","),
         threads = args.compute.thread_count(), prefetch = args.prefetch, "worker ready"
     );
-    let drained = pipeline.serve(consumer, &shutdown, args.grace()).await;
+    let drained = serve_all(&args, &pipeline, consumers, &shutdown).await;
     // The threads end after what they are at, which may be a long forward pass; whoever asked twice does
     // not wait for it, and the broker has the batches back.
     match drained? {
@@ -58,4 +66,35 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
         }
     }
     Ok(exit::OK)
+}
+
+/// Serves every lane until all have drained; a lane that cannot be served drains the others.
+async fn serve_all(
+    args: &ServeArgs,
+    pipeline: &Arc<Pipeline>,
+    consumers: Vec<Box<dyn Consumer>>,
+    shutdown: &Shutdown,
+) -> Result<Drained, BrokerError> {
+    let mut lanes = JoinSet::new();
+    for (queue, consumer) in args.queue.iter().zip(consumers) {
+        let (lane, shutdown, grace) = (pipeline.for_queue(queue.clone()), shutdown.clone(), args.grace());
+        lanes.spawn(async move { lane.serve(consumer, &shutdown, grace).await });
+    }
+    let mut all = Ok(Drained::Clean);
+    while let Some(lane) = lanes.join_next().await {
+        let lane = lane.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        all = match (all, lane) {
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(Drained::CutShort { batches }), Ok(Drained::CutShort { batches: more })) => {
+                Ok(Drained::CutShort { batches: batches + more })
+            }
+            (Ok(cut @ Drained::CutShort { .. }), Ok(Drained::Clean))
+            | (Ok(Drained::Clean), Ok(cut @ Drained::CutShort { .. })) => Ok(cut),
+            (Ok(Drained::Clean), Ok(Drained::Clean)) => Ok(Drained::Clean),
+        };
+        if all.is_err() {
+            shutdown.drain();
+        }
+    }
+    all
 }

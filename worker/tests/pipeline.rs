@@ -2,10 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -68,8 +65,7 @@ impl Scene {
         let stores = Stores::in_memory();
         let bucket = stores.open(&Location::parse("s3://b", Path::new("/")).unwrap()).await;
         let bundle = BundleSpec::read(Path::new(BUNDLE)).unwrap();
-        let model =
-            ModelRef { location: BUNDLE.into(), sha256: hex_sha256(&std::fs::read(BUNDLE).unwrap()) };
+        let model = ModelRef { location: BUNDLE.into(), sha256: hex_sha256(&std::fs::read(BUNDLE).unwrap()) };
         let mut spec = JobSpec {
             version: 1,
             job: "unnamed".parse().unwrap(),
@@ -136,13 +132,13 @@ impl Scene {
             broker: Arc::new(self.broker.clone()),
             ledger: self.ledger.clone(),
             stores: self.stores.clone(),
-            jobs: Jobs::new(self.stores.clone(), loader, cache, Limits::default(), None),
+            jobs: Arc::new(Jobs::new(self.stores.clone(), loader, cache, Limits::default(), None)),
             fetcher: Arc::new(Fetcher::new(self.stores.clone(), limits, meters.clone())),
             pool,
             meters,
             queue: self.spec.queue.clone(),
             worker: "test".into(),
-            attempts: AtomicU64::new(0),
+            attempts: Arc::default(),
             finished: watch::Sender::new(0),
         };
         (Arc::new(pipeline), threads)
@@ -300,7 +296,8 @@ async fn a_vanished_object_is_a_row() {
 
 /// The model seam's contract, for the fake and for TorchScript alike.
 fn rows_out_are_images_in(model: &dyn Model, bytes: usize) {
-    let images: Vec<Vec<u8>> = (0..5_u8).map(|i| (0..bytes).map(|b| (b as u8).wrapping_mul(i + 1)).collect()).collect();
+    let images: Vec<Vec<u8>> =
+        (0..5_u8).map(|i| (0..bytes).map(|b| (b as u8).wrapping_mul(i + 1)).collect()).collect();
     let one: Vec<Outputs> = images.iter().map(|image| model.forward(&[image]).unwrap()).collect();
     let all: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
     let together = model.forward(&all).unwrap();

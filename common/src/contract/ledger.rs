@@ -25,6 +25,7 @@ pub async fn suite(ledger: Arc<dyn Ledger>, name: &str) {
     plans_only_grow(&*ledger, &job("grow")).await;
     cancel_and_reopen(&*ledger, &job("cancel")).await;
     work_before_open(&*ledger, &job("wiped")).await;
+    another_time_is_another_job(&*ledger, &job("again")).await;
     large_numbers(&*ledger, &job("large")).await;
     newest_first(&*ledger, name).await;
 }
@@ -190,6 +191,25 @@ pub async fn cancel_and_reopen(ledger: &dyn Ledger, job: &JobId) {
     open(ledger, job).await;
     let seen = progress(ledger, job).await;
     assert_eq!((seen.state, seen.batches_done, seen.images_ok), (JobState::Running, 1, 3));
+}
+
+/// A job whose output was removed and submitted again starts from nothing.
+///
+/// # Panics
+/// If anything of the old one holds.
+pub async fn another_time_is_another_job(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    ledger.plan_complete(job, 10, 100).await.unwrap();
+    complete(ledger, job, 3, 10).await;
+    ledger.open(&record(job, 9_999)).await.unwrap();
+    let fresh = progress(ledger, job).await;
+    assert_eq!((fresh.batches_planned, fresh.batches_done, fresh.images_ok), (0, 0, 0));
+    assert_eq!(fresh.state, JobState::Enqueuing);
+    assert!(!ledger.is_done(job, BatchNumber(3)).await.unwrap(), "a bit of the job before it");
+    assert!(complete(ledger, job, 3, 10).await.first);
+    // The same time again is the same job.
+    ledger.open(&record(job, 9_999)).await.unwrap();
+    assert_eq!(progress(ledger, job).await.batches_done, 1);
 }
 
 /// After the ledger was wiped workers go on completing; the job is unknown until it is opened, then it has

@@ -193,6 +193,9 @@ impl Ledger for MemoryLedger {
     async fn open(&self, record: &JobRecord) -> Result<(), LedgerError> {
         let mut jobs = self.jobs();
         let job = jobs.entry(record.job.clone()).or_default();
+        if job.open && job.counters.created_unix_ms != record.created_unix_ms {
+            *job = Job::default();
+        }
         if !job.open {
             job.open = true;
             job.counters.out.clone_from(&record.out);

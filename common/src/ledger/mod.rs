@@ -140,7 +140,8 @@ pub struct Progress {
 /// Progress of all jobs.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Records a job; opening it again changes nothing but takes a cancelled job back to work.
+    /// Records a job; opening it again changes nothing but takes a cancelled job back to work. Another time of
+    /// creation is another job of the same name, whose output was removed: it starts from nothing.
     async fn open(&self, record: &JobRecord) -> Result<(), LedgerError>;
 
     /// Says how much is planned in all so far. Numbers only grow; a smaller one is ignored.

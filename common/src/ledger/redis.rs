@@ -280,6 +280,7 @@ impl Ledger for RedisLedger {
         let keys = Keys::of(&record.job);
         self.run(|mut link| {
             let mut call = OPEN.key(&keys.meta);
+            call.key(&keys.done).key(&keys.errors).key(&keys.rate);
             call.arg(&record.out).arg(&record.queue).arg(record.created_unix_ms);
             async move { call.invoke_async::<u8>(&mut link).await }
         })

@@ -57,6 +57,7 @@ pub(super) async fn publish(
 ) -> Result<(), PlanError> {
     let messages = batches.into_iter().map(|(batch, images)| {
         let descriptor = BatchDescriptor {
+            created_unix_ms: ctx.spec.created_unix_ms,
             job: ctx.spec.job.clone(),
             batch,
             out: ctx.spec.out.clone(),

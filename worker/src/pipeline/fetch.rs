@@ -8,16 +8,14 @@ use super::{
     batch::OpenBatch,
     meters::Meters,
     meters::Stage,
-    pool::{Pool, Undecoded},
+    pool::{Expected, Pool, Undecoded},
 };
-use bytes::Bytes;
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use trawl_common::{
-    batch::ImageRef,
     disposition::Failure,
     error_code::ErrorCode,
     location::Location,
@@ -61,23 +59,46 @@ impl Fetcher {
         Self { stores, images: Arc::new(Semaphore::new(limits.images.max(1))), budget, limits, meters }
     }
 
-    /// Feeds every image of `batch` to `pool`, or gives it its error row. Cancel safe: what is under way is
-    /// dropped.
+    /// Feeds every image of `batch` to `pool`, or gives it its error row. On the `last` attempt an object that
+    /// the store cannot give although it gives others is an error row too (`unreadable`), so that one rotten
+    /// object does not cost its batch. Cancel safe: what is under way is dropped.
     ///
     /// # Errors
     /// [`Failure::Storage`] if the store stays away.
-    pub async fn feed(self: &Arc<Self>, batch: &Arc<OpenBatch>, pool: &Arc<Pool>) -> Result<(), Failure> {
-        let mut reads = JoinSet::new();
-        for index in 0..batch.descriptor.images.len() {
+    pub async fn feed(
+        self: &Arc<Self>,
+        batch: &Arc<OpenBatch>,
+        pool: &Arc<Pool>,
+        last: bool,
+    ) -> Result<(), Failure> {
+        let (mut reads, mut withheld) = (JoinSet::new(), Vec::new());
+        let images = batch.descriptor.images.len();
+        let mut note = |read: Result<Option<Withheld>, JoinError>| {
+            withheld.extend(read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())));
+            // Any other attempt ends with the first: the store gets a rest before the next.
+            match withheld.pop_if(|_| !last) {
+                Some(Withheld { error, .. }) => Err(Failure::from(error)),
+                None => Ok(()),
+            }
+        };
+        for index in 0..images {
             let room = self.room(batch.image(index).size).await;
             let (fetcher, batch, coming) = (self.clone(), batch.clone(), pool.expect_one());
             reads.spawn(async move { fetcher.read(&batch, index, room, coming).await });
             while let Some(read) = reads.try_join_next() {
-                joined(read)?;
+                note(read)?;
             }
         }
         while let Some(read) = reads.join_next().await {
-            joined(read)?;
+            note(read)?;
+        }
+        if withheld.len() == images
+            && let Some(Withheld { error, .. }) = withheld.pop()
+        {
+            return Err(error.into());
+        }
+        for Withheld { index, error } in withheld {
+            batch.fail_row(index, ErrorCode::Unreadable, error.to_string());
         }
         Ok(())
     }
@@ -97,32 +118,38 @@ impl Fetcher {
         batch: &Arc<OpenBatch>,
         index: usize,
         room: Room,
-        coming: super::pool::Expected,
-    ) -> Result<(), Failure> {
-        let image = batch.image(index);
+        coming: Expected,
+    ) -> Option<Withheld> {
         let began = Instant::now();
-        match self.get(image, &batch.job.base_dir).await {
-            Ok(object) => {
+        match self.get(batch, index).await {
+            Ok(Object { bytes, etag, .. }) => {
                 self.meters.stage(Stage::Fetch, began.elapsed(), 1);
-                self.meters.image_bytes.inc_by(object.bytes.len() as u64);
-                let Object { bytes, etag, .. } = object;
-                let bytes: Bytes = bytes;
+                self.meters.image_bytes.inc_by(bytes.len() as u64);
                 coming.arrived(Undecoded { batch: batch.clone(), index, bytes, etag, room });
-                Ok(())
+                None
             }
             Err(Missed::Row(code, message)) => {
                 batch.fail_row(index, code, message);
-                Ok(())
+                None
             }
-            Err(Missed::Store(error)) => Err(error.into()),
+            Err(Missed::Store(error)) => Some(Withheld { index, error }),
         }
     }
 
-    async fn get(&self, image: &ImageRef, base_dir: &Path) -> Result<Object, Missed> {
-        let place = Location::parse(&image.key, base_dir)
+    async fn get(&self, batch: &OpenBatch, index: usize) -> Result<Object, Missed> {
+        let image = batch.image(index);
+        let place = Location::parse(&image.key, &batch.job.base_dir)
             .map_err(|e| Missed::Row(ErrorCode::Unreadable, e.to_string()))?;
         let store = self.stores.open(&place).await;
-        let object = store.get(place.key(), self.limits.max_image_bytes).await.map_err(Missed::from)?;
+        let object = match store.get(place.key(), self.limits.max_image_bytes).await {
+            Ok(object) => object,
+            Err(error) if error.is_not_found() && place.is_local() => {
+                return Err(missing_source(batch, &image.key)
+                    .await
+                    .map_or(Missed::from(error), Missed::Store));
+            }
+            Err(error) => return Err(error.into()),
+        };
         match (&image.etag, &object.etag) {
             (Some(planned), Some(found)) if planned != found => Err(Missed::Row(
                 ErrorCode::Changed,
@@ -131,6 +158,27 @@ impl Fetcher {
             _ => Ok(object),
         }
     }
+}
+
+/// Whether a local file is missing because its whole source is: a folder that is not mounted on this machine
+/// must not turn a job into rows of `not_found`.
+async fn missing_source(batch: &OpenBatch, key: &str) -> Option<StorageError> {
+    let below = |source: &&String| {
+        let root = source.trim_end_matches('/');
+        key.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let source = batch.job.spec.sources.iter().find(below)?;
+    let folder = batch.job.base_dir.join(source.strip_prefix("file://").unwrap_or(source));
+    match tokio::fs::metadata(&folder).await {
+        Ok(_) => None,
+        Err(_) => Some(StorageError::NoSuchStore { store: folder.display().to_string() }),
+    }
+}
+
+/// An image that the store did not give.
+struct Withheld {
+    index: usize,
+    error: StorageError,
 }
 
 /// Why an image has no bytes.
@@ -152,8 +200,4 @@ impl From<StorageError> for Missed {
             StorageError::Transient { .. } | StorageError::NoSuchStore { .. } => Self::Store(error),
         }
     }
-}
-
-fn joined(read: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
-    read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

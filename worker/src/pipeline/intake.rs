@@ -17,7 +17,7 @@ use trawl_common::{
 
 /// What a batch needs.
 pub enum Intake {
-    /// Nothing: the job was cancelled.
+    /// Nothing: the job was cancelled, or its output removed and submitted anew.
     Cancelled,
     /// Only the commit: an earlier attempt wrote its part.
     Written(BatchOutcome),
@@ -54,6 +54,6 @@ impl Pipeline {
                 Err(error) => return Err(Failure::Output(trawl_common::disposition::describe(&error))),
             }
         }
-        self.jobs.get(&descriptor.job, &descriptor.out, &descriptor.model_sha256).await.map(Intake::Compute)
+        Ok(self.jobs.get(descriptor).await?.map_or(Intake::Cancelled, Intake::Compute))
     }
 }

@@ -30,7 +30,7 @@ use std::{
 use tokio::{sync::watch, task::JoinSet};
 use trawl_common::{
     batch::{BatchDescriptor, FinalizeRequest, Message},
-    broker::{Broker, BrokerError, Consumer, Delivery},
+    broker::{Broker, BrokerError, Consumer, Delivery, topology::MAX_ATTEMPTS},
     disposition::{Failure, describe},
     finalize::{Finalized, finalize},
     job::QueueName,
@@ -49,7 +49,7 @@ pub struct Pipeline {
     /// Objects.
     pub stores: Arc<Stores>,
     /// Specs and models.
-    pub jobs: Jobs,
+    pub jobs: Arc<Jobs>,
     /// The fetch stage.
     pub fetcher: Arc<Fetcher>,
     /// The compute stage.
@@ -61,7 +61,7 @@ pub struct Pipeline {
     /// This worker's name: host, process and a random part.
     pub worker: String,
     /// Attempts begun, for attempt ids.
-    pub attempts: AtomicU64,
+    pub attempts: Arc<AtomicU64>,
     /// Jobs finished by this worker: bumped after each `_SUCCESS`.
     pub finished: watch::Sender<u64>,
 }
@@ -79,6 +79,24 @@ pub enum Drained {
 }
 
 impl Pipeline {
+    /// The same stages, for another queue.
+    #[must_use]
+    pub fn for_queue(&self, queue: QueueName) -> Arc<Self> {
+        Arc::new(Self {
+            broker: self.broker.clone(),
+            ledger: self.ledger.clone(),
+            stores: self.stores.clone(),
+            jobs: self.jobs.clone(),
+            fetcher: self.fetcher.clone(),
+            pool: self.pool.clone(),
+            meters: self.meters.clone(),
+            queue,
+            worker: self.worker.clone(),
+            attempts: self.attempts.clone(),
+            finished: watch::Sender::new(0),
+        })
+    }
+
     /// Consumes until `shutdown` drains, then finishes what is in hand within `grace` and gives back the rest.
     ///
     /// # Errors
@@ -127,7 +145,8 @@ impl Pipeline {
                     out: descriptor.out.clone(),
                     batch: descriptor.batch,
                 };
-                let finished = self.work(descriptor, seen).await;
+                let last = delivery.attempt >= MAX_ATTEMPTS;
+                let finished = self.work(descriptor, seen, last).await;
                 self.settle(delivery, Some(&subject), finished).await;
             }
             Ok(Message::Finalize(request)) => {
@@ -137,8 +156,9 @@ impl Pipeline {
         }
     }
 
-    /// A batch from its message to its encoded part.
-    async fn work(&self, descriptor: BatchDescriptor, seen: bool) -> Result<Finished, Failure> {
+    /// A batch from its message to its encoded part; `seen` if it was delivered before, `last` if it will not be
+    /// tried again.
+    async fn work(&self, descriptor: BatchDescriptor, seen: bool, last: bool) -> Result<Finished, Failure> {
         let job = match self.take_in(&descriptor, seen).await? {
             Intake::Cancelled => return Ok(Finished::Dropped),
             Intake::Written(outcome) => return Ok(Finished::Written(outcome)),
@@ -146,7 +166,7 @@ impl Pipeline {
         };
         let (batch, rows) = OpenBatch::open(descriptor, job.clone());
         let _abandon = AbandonOnDrop(batch.clone());
-        self.fetcher.feed(&batch, &self.pool).await?;
+        self.fetcher.feed(&batch, &self.pool, last).await?;
         let rows = rows
             .await
             .map_err(|_| Failure::Model("the compute threads are gone".into()))?
@@ -166,7 +186,7 @@ impl Pipeline {
             }
             Finalized::PlanOpen => tracing::info!(job.id = %request.job, "the plan is still open"),
             Finalized::Incomplete { missing_count, .. } => {
-                tracing::warn!(job.id = %request.job, missing = missing_count, "asked to finish a job with parts missing");
+                return Err(Failure::Output(format!("{missing_count} parts of the plan are missing")));
             }
         }
         Ok(())

@@ -29,6 +29,10 @@ use trawl_common::results::row::{Outcome, ResultRow};
 /// pass, well above the gap between two objects of a store that answers.
 const LINGER: Duration = Duration::from_millis(10);
 
+/// However busy the decoders are, a ragged micro-batch of one model does not wait longer than this for images
+/// of its own while those of another model flow past.
+const MAX_LINGER: Duration = Duration::from_millis(500);
+
 /// Full micro-batches that may wait for a CUDA device before the decoders pause: one ready while one runs.
 const READY_PER_DEVICE: usize = 2;
 
@@ -141,6 +145,19 @@ enum Task {
     End,
 }
 
+/// Does `work`; a panic in it fails the batches that it was for instead of the thread, on which others wait.
+fn guarded<T>(batches: &[Arc<OpenBatch>], work: impl FnOnce() -> T) -> Option<T> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(done) => Some(done),
+        Err(_) => {
+            for batch in batches {
+                batch.fail("a compute thread panicked; its words are in the log above".to_owned());
+            }
+            None
+        }
+    }
+}
+
 impl Pool {
     /// Starts the threads.
     pub fn start(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Self>, PoolThreads) {
@@ -175,12 +192,14 @@ impl Pool {
         loop {
             match self.next(decodes, forwards) {
                 Task::Decode(image) => {
-                    let decoded = self.decode(image, &mut scratch);
-                    self.file(decoded);
+                    let batch = image.batch.clone();
+                    let decoded = guarded(&[batch], || self.decode(image, &mut scratch));
+                    self.file(decoded.flatten());
                 }
                 Task::Forward(batch) => {
                     self.meters.micro_batch(batch.images.len(), self.settings.micro_batch);
-                    infer::forward(&batch.model, replica, batch.images, &self.meters);
+                    let batches: Vec<_> = batch.images.iter().map(|image| image.batch.clone()).collect();
+                    guarded(&batches, || infer::forward(&batch.model, replica, batch.images, &self.meters));
                 }
                 Task::End => return,
             }
@@ -194,6 +213,10 @@ impl Pool {
                 // Decoders may have paused for room.
                 self.changed.notify_all();
                 return Task::Forward(batch);
+            }
+            if forwards && let Some(old) = state.filling.iter().position(|m| m.since.elapsed() >= MAX_LINGER)
+            {
+                return Task::Forward(state.filling.remove(old));
             }
             let room =
                 self.settings.devices == 0 || state.ready.len() < READY_PER_DEVICE * self.settings.devices;
@@ -212,11 +235,8 @@ impl Pool {
                 }
                 wait = Some(LINGER.saturating_sub(age));
             }
-            if state.closed
-                && state.undecoded.is_empty()
-                && state.ready.is_empty()
-                && state.filling.is_empty()
-            {
+            let idle = state.undecoded.is_empty() && state.ready.is_empty() && state.filling.is_empty();
+            if state.closed && idle && state.decoding == 0 {
                 return Task::End;
             }
             state = match wait {
