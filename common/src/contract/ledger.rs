@@ -168,7 +168,8 @@ pub async fn plans_only_grow(ledger: &dyn Ledger, job: &JobId) {
 /// A cancelled job stays so until it is opened again, and keeps its counters; opening twice changes nothing.
 pub async fn cancel_and_reopen(ledger: &dyn Ledger, job: &JobId) {
     open(ledger, job).await;
-    let other = JobRecord { out: "elsewhere".into(), queue: "other".into(), ..record(job, 5) };
+    let other =
+        JobRecord { out: "elsewhere".into(), queue: "other".into(), ..record(job, 1_700_000_000_123) };
     ledger.open(&other).await.expect("open again");
     complete(ledger, job, 0, 3).await;
     let seen = progress(ledger, job).await;
