@@ -65,6 +65,7 @@ fn of_plan(error: &PlanError) -> u8 {
         PlanError::SourceMissing { .. } | PlanError::NoImages { .. } => exit::NOT_FOUND,
         PlanError::OtherJob { .. }
         | PlanError::Leftovers { .. }
+        | PlanError::ForeignPart { .. }
         | PlanError::BadGlob { .. }
         | PlanError::BadBatchSize(_)
         | PlanError::Location(_) => exit::USAGE,
@@ -74,8 +75,7 @@ fn of_plan(error: &PlanError) -> u8 {
         PlanError::Broker(error) => code_of(error),
         PlanError::Ledger(error) => code_of(error),
         PlanError::Footer(error) => code_of(error),
-        PlanError::ForeignPart { .. }
-        | PlanError::JobSpec { .. }
+        PlanError::JobSpec { .. }
         | PlanError::PlanFile { .. }
         | PlanError::BrokenPlan { .. }
         | PlanError::Cancelled(_) => exit::FAILED,

@@ -212,26 +212,14 @@ impl From<PlanFileError> for Stop {
 
 impl From<PlanError> for Stop {
     fn from(error: PlanError) -> Self {
-        let code = match error {
-            // The services' own errors have codes and hints already.
-            PlanError::Storage(error) => return error.into(),
-            PlanError::Broker(error) => return error.into(),
-            PlanError::Ledger(error) => return error.into(),
-            PlanError::Footer(error) => return error.into(),
-            PlanError::SourceMissing { .. } | PlanError::NoImages { .. } => exit::NOT_FOUND,
-            PlanError::Location(_)
-            | PlanError::BadGlob { .. }
-            | PlanError::BadBatchSize(_)
-            | PlanError::OtherJob { .. }
-            | PlanError::Leftovers { .. }
-            | PlanError::ForeignPart { .. } => exit::USAGE,
-            PlanError::JobSpec { .. }
-            | PlanError::PlanFile { .. }
-            | PlanError::BrokenPlan { .. }
-            | PlanError::Cancelled(_) => exit::FAILED,
-            PlanError::Interrupted => exit::INTERRUPTED,
-        };
-        Self::of(code, &error)
+        match error {
+            // These have hints of their own.
+            PlanError::Storage(error) => error.into(),
+            PlanError::Broker(error) => error.into(),
+            PlanError::Ledger(error) => error.into(),
+            PlanError::Footer(error) => error.into(),
+            error => coded(&error),
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use crate::{
         Pipeline,
         fetch::Fetcher,
         meters::Meters,
-        pool::{Pool, PoolSettings, PoolThreads},
+        pool::{PoolSettings, PoolThreads},
+        start_pool,
     },
 };
 use std::{
@@ -97,7 +98,7 @@ pub fn pipeline(
     };
     let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices });
     let meters = Arc::new(Meters::new());
-    let (pool, threads) = Pool::start(settings, meters.clone());
+    let (pool, threads) = start_pool(settings, meters.clone());
     let cache = args.cache.clone().unwrap_or_else(model_file::default_cache_dir);
     let pipeline = Pipeline {
         jobs: Arc::new(Jobs::new(seams.stores.clone(), loader, cache, args.image_limits(), at_hand)),

@@ -30,7 +30,8 @@ use trawl_worker::{
         Drained, Pipeline,
         fetch::{FetchLimits, Fetcher},
         meters::{Meters, Stage},
-        pool::{Pool, PoolSettings, PoolThreads},
+        pool::{PoolSettings, PoolThreads},
+        start_pool,
     },
     preprocess::{self, Limits, Recipe, Scratch},
 };
@@ -124,7 +125,7 @@ impl Scene {
     fn pipeline(&self, refuses: Option<u8>) -> (Arc<Pipeline>, PoolThreads) {
         let meters = Arc::new(Meters::new());
         let settings = PoolSettings { threads: 2, micro_batch: 4, forward_in_pool: true, devices: 0 };
-        let (pool, threads) = Pool::start(settings, meters.clone());
+        let (pool, threads) = start_pool(settings, meters.clone());
         let limits = FetchLimits { images: 3, bytes: 1 << 20, max_image_bytes: 1 << 20 };
         let loader = Arc::new(FakeLoader { refuses });
         let cache = std::env::temp_dir();

@@ -6,13 +6,12 @@
 
 use super::{
     batch::OpenBatch,
-    meters::Meters,
-    meters::Stage,
-    pool::{Expected, Pool, Undecoded},
+    handover::{Room, Undecoded},
+    meters::{Meters, Stage},
 };
 use std::{sync::Arc, time::Instant};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     task::{JoinError, JoinSet},
 };
 use trawl_common::{
@@ -45,12 +44,6 @@ pub struct Fetcher {
     meters: Arc<Meters>,
 }
 
-/// A share of the fetch stage's bounds; dropping it makes room.
-pub struct Room {
-    _image: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
-}
-
 impl Fetcher {
     /// A fetch stage within `limits`.
     pub fn new(stores: Arc<Stores>, limits: FetchLimits, meters: Arc<Meters>) -> Self {
@@ -59,18 +52,22 @@ impl Fetcher {
         Self { stores, images: Arc::new(Semaphore::new(limits.images.max(1))), budget, limits, meters }
     }
 
-    /// Feeds every image of `batch` to `pool`, or gives it its error row. On the `last` attempt an object that
+    /// Hands every image of `batch` to decode, or gives it its error row. `expect` announces an image and gives
+    /// the way to hand it over. On the `last` attempt an object that
     /// the store cannot give although it gives others is an error row too (`unreadable`), so that one rotten
     /// object does not cost its batch. Cancel safe: what is under way is dropped.
     ///
     /// # Errors
     /// [`Failure::Storage`] if the store stays away.
-    pub async fn feed(
+    pub async fn feed<Arrived>(
         self: &Arc<Self>,
         batch: &Arc<OpenBatch>,
-        pool: &Arc<Pool>,
+        expect: impl Fn() -> Arrived + Send + Sync,
         last: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Failure>
+    where
+        Arrived: FnOnce(Undecoded) + Send + 'static,
+    {
         let (mut reads, mut withheld) = (JoinSet::new(), Vec::new());
         let images = batch.descriptor.images.len();
         let mut note = |read: Result<Option<Withheld>, JoinError>| {
@@ -83,8 +80,8 @@ impl Fetcher {
         };
         for index in 0..images {
             let room = self.room(batch.image(index).size).await;
-            let (fetcher, batch, coming) = (self.clone(), batch.clone(), pool.expect_one());
-            reads.spawn(async move { fetcher.read(&batch, index, room, coming).await });
+            let (fetcher, batch, arrived) = (self.clone(), batch.clone(), expect());
+            reads.spawn(async move { fetcher.read(&batch, index, room, arrived).await });
             while let Some(read) = reads.try_join_next() {
                 note(read)?;
             }
@@ -110,7 +107,7 @@ impl Fetcher {
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let image = self.images.clone().acquire_owned().await.expect("never closed");
         let bytes = self.budget.clone().acquire_many_owned(units).await.expect("never closed");
-        Room { _image: image, _bytes: bytes }
+        Room { image, bytes }
     }
 
     async fn read(
@@ -118,14 +115,14 @@ impl Fetcher {
         batch: &Arc<OpenBatch>,
         index: usize,
         room: Room,
-        coming: Expected,
+        arrived: impl FnOnce(Undecoded) + Send,
     ) -> Option<Withheld> {
         let began = Instant::now();
         match self.get(batch, index).await {
             Ok(Object { bytes, etag, .. }) => {
                 self.meters.stage(Stage::Fetch, began.elapsed(), 1);
                 self.meters.image_bytes.inc_by(bytes.len() as u64);
-                coming.arrived(Undecoded { batch: batch.clone(), index, bytes, etag, room });
+                arrived(Undecoded { batch: batch.clone(), index, bytes, etag, room });
                 None
             }
             Err(Missed::Row(code, message)) => {

@@ -4,32 +4,15 @@
 //! that makes the model raise pays for it; if all of them do, the model is at fault and their batches fail.
 
 use super::{
-    batch::OpenBatch,
+    handover::Decoded,
     meters::{Meters, Stage},
 };
-use crate::{
-    model::{LoadedModel, Model, ModelError, output},
-    preprocess::Prepared,
-};
-use std::{sync::Arc, time::Instant};
+use crate::model::{LoadedModel, Model, ModelError, output};
+use std::time::Instant;
 use trawl_common::{
     error_code::ErrorCode,
     results::row::{Outcome, ResultRow},
 };
-
-/// An image as pixels at the model's size.
-pub struct Decoded {
-    /// Its batch.
-    pub batch: Arc<OpenBatch>,
-    /// Its place in the batch.
-    pub index: usize,
-    /// The pixels.
-    pub prepared: Prepared,
-    /// The tag of the bytes that were read.
-    pub etag: Option<String>,
-    /// How many they were.
-    pub size: u64,
-}
 
 /// Runs the pass on `replica` of the model and files the rows. Blocking.
 pub fn forward(model: &LoadedModel, replica: usize, images: Vec<Decoded>, meters: &Meters) {

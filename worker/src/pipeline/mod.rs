@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod fetch;
+pub mod handover;
 pub mod infer;
 pub mod intake;
 pub mod meters;
@@ -18,7 +19,7 @@ use batch::OpenBatch;
 use fetch::Fetcher;
 use intake::Intake;
 use meters::Meters;
-use pool::Pool;
+use pool::{Pool, PoolSettings, PoolThreads};
 use settle::{Finished, Subject};
 use std::{
     sync::{
@@ -76,6 +77,11 @@ pub enum Drained {
         /// Batches given back.
         batches: usize,
     },
+}
+
+/// Starts the compute stage: decode, and infer's forward passes.
+pub fn start_pool(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Pool>, PoolThreads) {
+    Pool::start(settings, infer::forward, meters)
 }
 
 impl Pipeline {
@@ -166,7 +172,11 @@ impl Pipeline {
         };
         let (batch, rows) = OpenBatch::open(descriptor, job.clone());
         let _abandon = AbandonOnDrop(batch.clone());
-        self.fetcher.feed(&batch, &self.pool, last).await?;
+        let expect = || {
+            let coming = self.pool.expect_one();
+            move |image| coming.arrived(image)
+        };
+        self.fetcher.feed(&batch, expect, last).await?;
         let rows = rows
             .await
             .map_err(|_| Failure::Model("the compute threads are gone".into()))?

@@ -8,15 +8,13 @@
 
 use super::{
     batch::OpenBatch,
-    fetch::Room,
-    infer::{self, Decoded},
+    handover::{Decoded, Undecoded},
     meters::{Meters, Stage},
 };
 use crate::{
     model::LoadedModel,
     preprocess::{self, Scratch},
 };
-use bytes::Bytes;
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard},
@@ -36,19 +34,8 @@ const MAX_LINGER: Duration = Duration::from_millis(500);
 /// Full micro-batches that may wait for a CUDA device before the decoders pause: one ready while one runs.
 const READY_PER_DEVICE: usize = 2;
 
-/// An image whose bytes are here.
-pub struct Undecoded {
-    /// Its batch.
-    pub batch: Arc<OpenBatch>,
-    /// Its place in the batch.
-    pub index: usize,
-    /// The file.
-    pub bytes: Bytes,
-    /// The tag of these bytes.
-    pub etag: Option<String>,
-    /// Its share of the fetch stage's bounds.
-    pub room: Room,
-}
+/// The forward pass over a micro-batch on one replica of its model; files the rows.
+pub type Forward = fn(&LoadedModel, usize, Vec<Decoded>, &Meters);
 
 /// How the pool is laid out.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +76,7 @@ pub struct Pool {
     /// Something to decode, something to forward, or the end.
     changed: Condvar,
     settings: PoolSettings,
+    forward: Forward,
     meters: Arc<Meters>,
 }
 
@@ -160,8 +148,9 @@ fn guarded<T>(batches: &[Arc<OpenBatch>], work: impl FnOnce() -> T) -> Option<T>
 
 impl Pool {
     /// Starts the threads.
-    pub fn start(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Self>, PoolThreads) {
-        let pool = Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), settings, meters });
+    pub fn start(settings: PoolSettings, forward: Forward, meters: Arc<Meters>) -> (Arc<Self>, PoolThreads) {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let pool = Arc::new(Self { state, changed, settings, forward, meters });
         let spawn = |name: String, decodes: bool, forwards: bool, replica: usize| {
             let pool = pool.clone();
             std::thread::Builder::new()
@@ -199,7 +188,7 @@ impl Pool {
                 Task::Forward(batch) => {
                     self.meters.micro_batch(batch.images.len(), self.settings.micro_batch);
                     let batches: Vec<_> = batch.images.iter().map(|image| image.batch.clone()).collect();
-                    guarded(&batches, || infer::forward(&batch.model, replica, batch.images, &self.meters));
+                    guarded(&batches, || (self.forward)(&batch.model, replica, batch.images, &self.meters));
                 }
                 Task::End => return,
             }
