@@ -53,13 +53,16 @@ pub fn disposition(failure: &Failure) -> Disposition {
     }
 }
 
-/// The error and its causes in one line.
+/// The error and its causes, `a: b: c`, without a cause that the text before it already ends with.
 pub fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let words = cause.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
         source = cause.source();
     }
     text

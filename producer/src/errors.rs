@@ -10,6 +10,7 @@ use trawl_common::{
     broker::BrokerError,
     bundle::BundleError,
     config::exit,
+    disposition::describe,
     exit::code_of,
     job::{InvalidName, JobSpecError},
     ledger::LedgerError,
@@ -71,7 +72,7 @@ impl Stop {
 
     /// An error with its causes, under an exit code.
     pub fn of(code: u8, error: &dyn Error) -> Self {
-        Self::new(code, chain(error))
+        Self::new(code, describe(error))
     }
 
     /// The lines for stderr, without the last newline; empty when there is nothing to say.
@@ -90,20 +91,6 @@ impl Stop {
 
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
-}
-
-/// The error and its causes, `a: b: c`, without a cause that the text before it already ends with.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.ends_with(&words) {
-            let _ = write!(text, ": {words}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn coded(error: &(dyn Error + 'static)) -> Stop {
@@ -281,10 +268,10 @@ mod tests {
     fn causes_are_named_once() {
         let io = io::Error::new(io::ErrorKind::NotFound, "no such file");
         let error = ModelFileError::Io { path: "m.pt".into(), source: io };
-        assert_eq!(chain(&error), "the model file `m.pt` cannot be used: no such file");
+        assert_eq!(describe(&error), "the model file `m.pt` cannot be used: no such file");
         let error = ModelFileError::from(transient());
         assert_eq!(
-            chain(&error),
+            describe(&error),
             "the model cannot be fetched: s3://b did not answer as it should for `k`: 503"
         );
     }

@@ -7,6 +7,7 @@ use crate::{bucket, errors::Stop};
 use futures::{Stream, StreamExt, TryStreamExt};
 use serde::Serialize;
 use trawl_common::{
+    disposition::describe,
     error_code::ErrorCode,
     results::{
         OutputLayout,
@@ -123,9 +124,7 @@ pub async fn of_part(store: &dyn Storage, key: &str) -> Result<Vec<ResultRow>, S
     let bytes = store.get(key, MAX_PART_BYTES).await?.bytes;
     let read = tokio::task::spawn_blocking(move || read_rows(bytes)).await;
     let rows = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    rows.map_err(|error| {
-        Stop::failed(format!("part `{key}` is not readable: {}", crate::errors::chain(&error)))
-    })
+    rows.map_err(|error| Stop::failed(format!("part `{key}` is not readable: {}", describe(&error))))
 }
 
 /// The footers of every part with their keys, in the order of the batches.

@@ -19,13 +19,7 @@ use std::{
     sync::Arc,
 };
 use tokio::sync::watch;
-use trawl_common::{
-    broker::Broker,
-    job::QueueName,
-    ledger::Ledger,
-    model_file::{self, ModelFile},
-    storage::Stores,
-};
+use trawl_common::{broker::Broker, job::QueueName, ledger::Ledger, model_file::ModelFile, storage::Stores};
 
 /// The seams a pipeline stands on.
 pub struct Seams {
@@ -99,7 +93,7 @@ pub fn pipeline(
     let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices });
     let meters = Arc::new(Meters::new());
     let (pool, threads) = start_pool(settings, meters.clone());
-    let cache = args.cache.clone().unwrap_or_else(model_file::default_cache_dir);
+    let cache = args.cache_dir();
     let pipeline = Pipeline {
         jobs: Arc::new(Jobs::new(seams.stores.clone(), loader, cache, args.image_limits(), at_hand)),
         fetcher: Arc::new(Fetcher::new(seams.stores.clone(), args.fetch_limits(), meters.clone())),

@@ -32,7 +32,7 @@ pub async fn check_model(args: CheckModelArgs, format: OutputFormat) -> Result<u
     trawl_common::tls::install_crypto_provider();
     let base_dir = std::env::current_dir().context("the working directory cannot be read")?;
     let place = trawl_common::location::Location::parse(&args.model, &base_dir)?;
-    let cache = args.compute.cache.clone().unwrap_or_else(model_file::default_cache_dir);
+    let cache = args.compute.cache_dir();
     if place.is_local() {
         BundleSpec::read(std::path::Path::new(&place.to_string()))?;
     }

@@ -9,6 +9,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use trawl_common::{
     config::{JobArgs, OutputFormat, ServiceArgs},
     job::QueueName,
+    model_file,
     telemetry::LogFormat,
 };
 
@@ -218,6 +219,11 @@ impl ComputeArgs {
             Auto::Given(n) => n.get(),
             Auto::Auto => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         }
+    }
+
+    /// Where models from a bucket are kept.
+    pub fn cache_dir(&self) -> PathBuf {
+        self.cache.clone().unwrap_or_else(model_file::default_cache_dir)
     }
 
     /// Images in a full micro-batch on `devices`.

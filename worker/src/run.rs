@@ -136,7 +136,7 @@ async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> R
 async fn spec(args: &RunArgs, base_dir: &Path, stores: &Arc<Stores>) -> Result<(JobSpec, ModelFile)> {
     let place = args.job.model_location(base_dir)?;
     args.job.out_location(base_dir)?;
-    let cache = args.compute.cache.clone().unwrap_or_else(model_file::default_cache_dir);
+    let cache = args.compute.cache_dir();
     if place.is_local() {
         // Before the digest, which reads the whole file: what is no bundle is said at once.
         BundleSpec::read(Path::new(&place.to_string()))?;
