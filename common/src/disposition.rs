@@ -40,6 +40,7 @@ pub enum Failure {
 /// What becomes of a delivery that ended in `failure`.
 pub fn disposition(failure: &Failure) -> Disposition {
     let retry = || Disposition::Retry { reason: describe(failure) };
+    let defer = || Disposition::Defer { reason: describe(failure) };
     let dead = || Disposition::DeadLetter { reason: describe(failure) };
     match failure {
         Failure::Draining => Disposition::Requeue,
@@ -48,8 +49,17 @@ pub fn disposition(failure: &Failure) -> Disposition {
         // A wrong spec or model stays wrong, but another worker may have the room, the library or the
         // device that this one lacks, so it gets the bounded number of tries.
         Failure::Job(_) | Failure::Model(_) | Failure::Output(_) => retry(),
+        // The batch is fine and so is its part; the cache of its progress is not.
+        Failure::Ledger(_) => defer(),
+        // Another model under the same name: no batch is to blame, and none may be used up by it.
+        Failure::ModelFile(ModelFileError::Digest { .. }) => defer(),
+        // This worker's own disk.
+        Failure::ModelFile(ModelFileError::Io { .. }) => defer(),
+        // Credentials that ran out or were withdrawn: for the output and the model there is no error row.
+        Failure::Storage(StorageError::Forbidden { .. })
+        | Failure::ModelFile(ModelFileError::Storage(StorageError::Forbidden { .. })) => defer(),
         // Transient or not, the store may be mended meanwhile: bounded tries, then a human looks.
-        Failure::Storage(_) | Failure::Ledger(_) | Failure::ModelFile(_) => retry(),
+        Failure::Storage(_) | Failure::ModelFile(_) => retry(),
     }
 }
 

@@ -40,7 +40,7 @@ fn known(error: &(dyn Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = error.downcast_ref::<LedgerError>() {
         return Some(match error {
-            LedgerError::Unreachable { .. } => exit::TRANSIENT,
+            LedgerError::Unreachable { .. } | LedgerError::Forgotten { .. } => exit::TRANSIENT,
             LedgerError::AccessRefused { .. } | LedgerError::BadUrl(_) => exit::USAGE,
             LedgerError::Other { .. } => exit::FAILED,
         });

@@ -140,7 +140,7 @@ impl FinalizeError {
 pub async fn finalize(job: &JobId, out: &Location, stores: &Stores) -> Result<Finalized, FinalizeError> {
     let output = Output { store: &*stores.open(out).await, layout: &OutputLayout::new(out.clone()) };
     let spec = output.spec(job).await?;
-    if let Some(manifest) = output.finished_manifest(job).await? {
+    if let Some(manifest) = finished_manifest(output.store, output.layout, job).await? {
         return Ok(Finalized::Written(Box::new(manifest)));
     }
     let Some(done) = output.plan_done().await? else { return Ok(Finalized::PlanOpen) };
@@ -179,28 +179,9 @@ impl Output<'_> {
         Ok(spec)
     }
 
-    /// An object that may not be there.
-    async fn optional(&self, key: &str) -> Result<Option<Bytes>, FinalizeError> {
-        match self.store.get(key, MAX_JSON_BYTES).await {
-            Ok(object) => Ok(Some(object.bytes)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The manifest of a job with `_SUCCESS`; one that cannot be read is made again.
-    async fn finished_manifest(&self, job: &JobId) -> Result<Option<Manifest>, FinalizeError> {
-        if self.optional(&self.layout.success()).await?.is_none() {
-            return Ok(None);
-        }
-        let json = self.optional(&self.layout.manifest()).await?;
-        let manifest = json.and_then(|json| Manifest::parse(&json).ok());
-        Ok(manifest.filter(|manifest| manifest.job == *job))
-    }
-
     async fn plan_done(&self) -> Result<Option<PlanDone>, FinalizeError> {
         let key = self.layout.plan_done();
-        let Some(json) = self.optional(&key).await? else { return Ok(None) };
+        let Some(json) = optional(self.store, &key).await? else { return Ok(None) };
         PlanDone::parse(&json).map(Some).map_err(|reason| FinalizeError::Plan { key, reason })
     }
 
@@ -288,6 +269,33 @@ impl Output<'_> {
         }
         Ok(manifest)
     }
+}
+
+/// An object that may not be there.
+async fn optional(store: &dyn Storage, key: &str) -> Result<Option<Bytes>, StorageError> {
+    match store.get(key, MAX_JSON_BYTES).await {
+        Ok(object) => Ok(Some(object.bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The manifest of a job with `_SUCCESS`; `None` if there is no mark, or if the manifest beside it cannot be read or
+/// is another job's and wants to be made again.
+///
+/// # Errors
+/// What the store gives, other than that the objects are not there.
+pub async fn finished_manifest(
+    store: &dyn Storage,
+    layout: &OutputLayout,
+    job: &JobId,
+) -> Result<Option<Manifest>, StorageError> {
+    if optional(store, &layout.success()).await?.is_none() {
+        return Ok(None);
+    }
+    let json = optional(store, &layout.manifest()).await?;
+    let manifest = json.and_then(|json| Manifest::parse(&json).ok());
+    Ok(manifest.filter(|manifest| manifest.job == *job))
 }
 
 fn check_part(

@@ -54,7 +54,7 @@ pub async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trawl_common::ledger::{JobRecord, memory::MemoryLedger};
+    use trawl_common::ledger::{BatchOutcome, JobRecord, memory::MemoryLedger};
 
     #[tokio::test]
     async fn a_job_at_work_a_complete_one_and_none() {
@@ -76,7 +76,7 @@ mod tests {
 
         ledger.open(&record).await.unwrap();
         ledger.plan_complete(&job, 0, 0).await.unwrap();
-        ledger.finalized(&job).await.unwrap();
+        ledger.finalized(&record, 0, &BatchOutcome::default()).await.unwrap();
         let stop = run(&ledger, &job, OutputFormat::Text, &mut out).await.unwrap_err();
         assert_eq!(stop.code, exit::FAILED);
         assert!(stop.message.contains("complete"), "{}", stop.message);

@@ -223,7 +223,7 @@ mod tests {
     use trawl_common::{
         batch::BatchNumber,
         broker::memory::MemoryBroker,
-        ledger::{BatchOutcome, Completion, JobRecord},
+        ledger::{BatchOutcome, Claim, Completion, JobRecord},
     };
 
     enum Answer {
@@ -260,10 +260,31 @@ mod tests {
             _: &JobId,
             _: BatchNumber,
             _: &BatchOutcome,
-        ) -> Result<Completion, LedgerError> {
+        ) -> Result<Option<Completion>, LedgerError> {
             unreachable!("a watch changes nothing")
         }
-        async fn finalized(&self, _: &JobId) -> Result<(), LedgerError> {
+        async fn finalized(&self, _: &JobRecord, _: u64, _: &BatchOutcome) -> Result<(), LedgerError> {
+            unreachable!("a watch changes nothing")
+        }
+        async fn forget(&self, _: &JobId) -> Result<(), LedgerError> {
+            unreachable!("a watch changes nothing")
+        }
+        async fn claim(&self, _: &JobId, _: BatchNumber, _: &str) -> Result<(), LedgerError> {
+            unreachable!("a watch changes nothing")
+        }
+        async fn release(&self, _: &JobId, _: BatchNumber) -> Result<(), LedgerError> {
+            unreachable!("a watch changes nothing")
+        }
+        async fn claims(&self, _: &JobId, _: usize) -> Result<Vec<Claim>, LedgerError> {
+            unreachable!("a watch asks for counters only")
+        }
+        async fn reclaim(
+            &self,
+            _: &JobId,
+            _: BatchNumber,
+            _: &str,
+            _: Duration,
+        ) -> Result<bool, LedgerError> {
             unreachable!("a watch changes nothing")
         }
         async fn cancel(&self, _: &JobId) -> Result<bool, LedgerError> {

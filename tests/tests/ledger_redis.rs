@@ -120,12 +120,12 @@ async fn a_lost_connection_is_bridged_and_scripts_are_loaded_again() {
     let job: JobId = "bridge".parse().unwrap();
     open(&ledger, &job).await;
     let one = BatchOutcome { images_ok: 1, ..BatchOutcome::default() };
-    assert!(ledger.complete(&job, BatchNumber(0), &one).await.expect("complete").first);
+    assert!(ledger.complete(&job, BatchNumber(0), &one).await.expect("complete").expect("known").first);
     // The new server has the data and none of the scripts.
     redis.kill();
     redis.boot().await;
-    assert!(!ledger.complete(&job, BatchNumber(0), &one).await.expect("complete").first);
-    assert!(ledger.complete(&job, BatchNumber(1), &one).await.expect("complete").first);
+    assert!(!ledger.complete(&job, BatchNumber(0), &one).await.expect("complete").expect("known").first);
+    assert!(ledger.complete(&job, BatchNumber(1), &one).await.expect("complete").expect("known").first);
     assert_eq!(ledger.progress(&job).await.expect("progress").expect("known").images_ok, 2);
 }
 

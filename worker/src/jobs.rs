@@ -136,7 +136,11 @@ impl Jobs {
         Ok(Some(context))
     }
 
-    async fn prepare(&self, job: &JobId, out: &str) -> Result<Arc<JobContext>, Failure> {
+    /// The spec of a job, from its output. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Failure`] if it is not there, not readable, or another job's.
+    pub async fn spec(&self, job: &JobId, out: &str) -> Result<(OutputLayout, JobSpec), Failure> {
         let place = Location::parse(out, Path::new("/")).map_err(|e| Failure::Job(e.to_string()))?;
         let layout = OutputLayout::new(place.clone());
         let json = self.stores.open(&place).await.get(&layout.job(), MAX_SPEC_BYTES).await?.bytes;
@@ -145,6 +149,11 @@ impl Jobs {
         if spec.job != *job {
             return Err(Failure::Job(format!("`{out}` belongs to job `{}`, not to `{job}`", spec.job)));
         }
+        Ok((layout, spec))
+    }
+
+    async fn prepare(&self, job: &JobId, out: &str) -> Result<Arc<JobContext>, Failure> {
+        let (layout, spec) = self.spec(job, out).await?;
         let model = self.model(&spec).await?;
         let columns = match model.spec.head {
             Head::Classification => Columns::Classes,

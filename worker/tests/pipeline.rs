@@ -94,7 +94,7 @@ impl Scene {
             orient: spec.orient,
             limits: Limits::default(),
         };
-        let retries = RetryPolicy { delay: Duration::from_millis(5), max_attempts: 2 };
+        let retries = RetryPolicy { delay: Duration::from_millis(5), max_attempts: 2, max_deferrals: 2 };
         let broker = MemoryBroker::new().with_retries(retries);
         Self { stores, bucket, broker, ledger: Arc::new(MemoryLedger::new()), spec, recipe }
     }

@@ -6,12 +6,12 @@
 //! `contract::broker`.
 
 use super::{
-    Broker, BrokerError, Consumer, Delivery, Disposition, Publication, QueueDepth, Settlement,
+    Broker, BrokerError, Consumer, DeadLetter, Delivery, Disposition, Judge, Publication, QueueDepth,
+    Settlement, Verdict,
     topology::{self, DELIVERY_LIMIT, RetryPolicy},
 };
-use crate::job::QueueName;
+use crate::{config::unix_ms, job::QueueName};
 use async_trait::async_trait;
-use bytes::Bytes;
 use std::{
     collections::{HashMap, VecDeque},
     pin::pin,
@@ -25,25 +25,14 @@ use tokio::{
 /// The reason of a dead letter that was delivered too often without being settled; RabbitMQ's own word.
 const OVER_DELIVERY_LIMIT: &str = "delivery_limit";
 
-/// A message that was given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The lane it came from.
-    pub queue: QueueName,
-    /// The message.
-    pub body: Bytes,
-    /// How often it was tried.
-    pub attempt: u32,
-    /// Why.
-    pub reason: String,
-}
-
 /// Queues in memory. Clones share them.
 #[derive(Clone)]
 pub struct MemoryBroker {
     shared: Arc<Shared>,
     capacity: usize,
     policy: RetryPolicy,
+    /// Who consumes through this handle; named in dead letters.
+    worker: Option<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -69,11 +58,23 @@ struct Queue {
 
 #[derive(Clone)]
 struct Stored {
-    body: Bytes,
-    /// As published.
-    attempt: u32,
+    message: Publication,
     /// Earlier deliveries that were not settled; RabbitMQ's `x-delivery-count`.
-    deliveries: u32,
+    unsettled: u32,
+    /// How often it was put off.
+    deferrals: u32,
+}
+
+impl Stored {
+    fn new(message: Publication) -> Self {
+        Self { message, unsettled: 0, deferrals: 0 }
+    }
+
+    /// The message as it is delivered, and as it is published anew.
+    fn renewed(&self) -> Publication {
+        let Publication { body, attempt, deliveries } = self.message.clone();
+        Publication { body, attempt, deliveries: deliveries.saturating_add(self.unsettled) }
+    }
 }
 
 impl Queue {
@@ -99,13 +100,25 @@ impl MemoryBroker {
     /// A broker whose `publish` waits while the queue holds `capacity` ready messages (at least 1), so that a
     /// lister does not run ahead of the worker beside it. Retries and requeues always find room.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { shared: Arc::default(), capacity: capacity.max(1), policy: RetryPolicy::default() }
+        Self {
+            shared: Arc::default(),
+            capacity: capacity.max(1),
+            policy: RetryPolicy::default(),
+            worker: None,
+        }
     }
 
     /// The same broker with other retries.
     #[must_use]
     pub fn with_retries(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// The same queues for a worker whose name goes into the dead letters.
+    #[must_use]
+    pub fn named(mut self, worker: &str) -> Self {
+        self.worker = Some(worker.into());
         self
     }
 
@@ -143,7 +156,7 @@ impl Broker for MemoryBroker {
 
     async fn publish(&self, queue: &QueueName, message: Publication) -> Result<(), BrokerError> {
         topology::check_name(queue)?;
-        let mut stored = Some(Stored { body: message.body, attempt: message.attempt, deliveries: 0 });
+        let mut stored = Some(Stored::new(message));
         loop {
             let mut changed = pin!(self.shared.changed.notified());
             changed.as_mut().enable();
@@ -170,6 +183,7 @@ impl Broker for MemoryBroker {
             shared: self.shared.clone(),
             queue: queue.clone(),
             policy: self.policy,
+            worker: self.worker.clone(),
             prefetch: usize::from(prefetch.max(1)),
             unsettled: Arc::new(()),
             attached: watch::Sender::new(true),
@@ -187,12 +201,45 @@ impl Broker for MemoryBroker {
     async fn dead_depth(&self) -> Result<u64, BrokerError> {
         Ok(self.shared.lock().dead.len() as u64)
     }
+
+    async fn judge_dead(
+        &self,
+        limit: usize,
+        judge: Judge<'_>,
+    ) -> Result<Vec<(DeadLetter, Verdict)>, BrokerError> {
+        let (mut judged, mut state) = (Vec::new(), self.shared.lock());
+        let mut kept = Vec::new();
+        for letter in std::mem::take(&mut state.dead) {
+            if judged.len() == limit {
+                kept.push(letter);
+                continue;
+            }
+            let verdict = match (judge(&letter), &letter.queue) {
+                (Verdict::Retry, Some(lane)) => {
+                    let ready = &mut state.queues.entry(lane.clone()).or_default().ready;
+                    ready.push_back(Stored::new(Publication::new(letter.body.clone())));
+                    Verdict::Retry
+                }
+                (Verdict::Drop, _) => Verdict::Drop,
+                (Verdict::Keep, _) | (Verdict::Retry, None) => {
+                    kept.push(letter.clone());
+                    Verdict::Keep
+                }
+            };
+            judged.push((letter, verdict));
+        }
+        state.dead = kept;
+        drop(state);
+        self.shared.changed.notify_waiters();
+        Ok(judged)
+    }
 }
 
 struct MemoryConsumer {
     shared: Arc<Shared>,
     queue: QueueName,
     policy: RetryPolicy,
+    worker: Option<Arc<str>>,
     prefetch: usize,
     /// One clone for each unsettled delivery of this consumer.
     unsettled: Arc<()>,
@@ -212,16 +259,16 @@ impl MemoryConsumer {
     }
 
     fn hand_out(&self, stored: Stored) -> Delivery {
-        let attempt = stored.attempt.saturating_add(stored.deliveries);
-        let (body, redelivered) = (stored.body.clone(), stored.deliveries > 0);
+        let (message, redelivered) = (stored.renewed(), stored.unsettled > 0);
         let settlement = MemorySettlement {
             shared: self.shared.clone(),
             queue: self.queue.clone(),
             policy: self.policy,
+            worker: self.worker.clone(),
             stored: Some(stored),
             place: Some(self.unsettled.clone()),
         };
-        Delivery::new(body, attempt, redelivered, Box::new(settlement))
+        Delivery::new(message, redelivered, Box::new(settlement))
     }
 
     fn close(&self) {
@@ -276,6 +323,7 @@ struct MemorySettlement {
     shared: Arc<Shared>,
     queue: QueueName,
     policy: RetryPolicy,
+    worker: Option<Arc<str>>,
     /// Taken by whatever ends the delivery.
     stored: Option<Stored>,
     /// The place in the consumer's prefetch.
@@ -283,26 +331,51 @@ struct MemorySettlement {
 }
 
 impl MemorySettlement {
-    fn requeue(&self, mut stored: Stored) {
-        stored.deliveries += 1;
-        if stored.deliveries > DELIVERY_LIMIT {
-            return self.dead_letter(stored, OVER_DELIVERY_LIMIT.to_owned());
+    /// Nobody settled it: back to the queue, counted.
+    fn returned(&self, mut stored: Stored) {
+        stored.unsettled += 1;
+        if stored.unsettled > DELIVERY_LIMIT {
+            // By the broker itself, which knows no worker.
+            return self.bury(&stored, OVER_DELIVERY_LIMIT.to_owned(), None);
         }
-        // To the end: a message that fails at once must not keep the others waiting.
+        self.append(stored);
+    }
+
+    /// To the end: a message that fails at once must not keep the others waiting.
+    fn append(&self, stored: Stored) {
         self.shared.change(&self.queue, |queue| queue.ready.push_back(stored));
     }
 
-    fn retry(&self, stored: Stored, reason: String) {
-        let attempt = stored.attempt.saturating_add(stored.deliveries);
-        let Some(next) = self.policy.next_attempt(attempt) else { return self.dead_letter(stored, reason) };
+    fn rest(&self, message: Publication, deferrals: u32) {
         let due = Instant::now() + self.policy.delay;
-        let resting = Stored { body: stored.body, attempt: next, deliveries: 0 };
+        let resting = Stored { message, unsettled: 0, deferrals };
         self.shared.change(&self.queue, |queue| queue.resting.push_back((due, resting)));
     }
 
-    fn dead_letter(&self, stored: Stored, reason: String) {
-        let attempt = stored.attempt.saturating_add(stored.deliveries);
-        self.shared.bury(DeadLetter { queue: self.queue.clone(), body: stored.body, attempt, reason });
+    fn retry(&self, stored: &Stored, reason: String) {
+        let message = stored.renewed();
+        match self.policy.next_attempt(message.attempt) {
+            Some(attempt) => self.rest(Publication { attempt, ..message }, 0),
+            None => self.dead_letter(stored, reason),
+        }
+    }
+
+    fn defer(&self, stored: &Stored, reason: String) {
+        match self.policy.next_deferral(stored.deferrals) {
+            Some(deferrals) => self.rest(stored.renewed(), deferrals),
+            None => self.dead_letter(stored, reason),
+        }
+    }
+
+    fn dead_letter(&self, stored: &Stored, reason: String) {
+        self.bury(stored, reason, self.worker.as_deref().map(str::to_owned));
+    }
+
+    fn bury(&self, stored: &Stored, reason: String, worker: Option<String>) {
+        let Publication { body, attempt, deliveries } = stored.renewed();
+        let died_unix_ms = Some(unix_ms());
+        let queue = Some(self.queue.clone());
+        self.shared.bury(DeadLetter { queue, body, attempt, deliveries, reason, worker, died_unix_ms });
     }
 }
 
@@ -312,9 +385,13 @@ impl Settlement for MemorySettlement {
         let Some(stored) = self.stored.take() else { return Err(BrokerError::Stale) };
         match disposition {
             Disposition::Ack => {}
-            Disposition::Requeue => self.requeue(stored),
-            Disposition::Retry { reason } => self.retry(stored, reason),
-            Disposition::DeadLetter { reason } => self.dead_letter(stored, reason),
+            Disposition::Requeue => {
+                let deferrals = stored.deferrals;
+                self.append(Stored { deferrals, ..Stored::new(stored.renewed()) });
+            }
+            Disposition::Retry { reason } => self.retry(&stored, reason),
+            Disposition::Defer { reason } => self.defer(&stored, reason),
+            Disposition::DeadLetter { reason } => self.dead_letter(&stored, reason),
         }
         Ok(())
     }
@@ -323,7 +400,7 @@ impl Settlement for MemorySettlement {
 impl Drop for MemorySettlement {
     fn drop(&mut self) {
         if let Some(stored) = self.stored.take() {
-            self.requeue(stored);
+            self.returned(stored);
         }
         self.place = None;
         self.shared.changed.notify_waiters();
@@ -385,29 +462,44 @@ mod tests {
         let broker = MemoryBroker::new();
         let mut consumer = broker.consume(&lane(), 1).await.unwrap();
         broker.publish(&lane(), Publication::new("killer")).await.unwrap();
-        for attempt in 0..=DELIVERY_LIMIT {
+        for deliveries in 0..=DELIVERY_LIMIT {
             let delivery = consumer.next().await.unwrap();
-            assert_eq!((delivery.attempt, delivery.redelivered), (attempt, attempt > 0));
+            assert_eq!((delivery.attempt, delivery.deliveries), (0, deliveries));
+            assert_eq!((delivery.redelivered, delivery.seen()), (deliveries > 0, deliveries > 0));
         }
         assert!(consumer.next().now_or_never().is_none());
-        let expected = DeadLetter {
-            queue: lane(),
-            body: "killer".into(),
-            attempt: DELIVERY_LIMIT + 1,
-            reason: OVER_DELIVERY_LIMIT.into(),
-        };
-        assert_eq!(broker.dead_letters(), [expected]);
+        let letters = broker.dead_letters();
+        let [letter] = &letters[..] else { panic!("one: {letters:?}") };
+        assert_eq!((&letter.queue, &letter.body[..]), (&Some(lane()), &b"killer"[..]));
+        assert_eq!((letter.attempt, letter.deliveries), (0, DELIVERY_LIMIT + 1));
+        assert_eq!((&*letter.reason, &letter.worker), (OVER_DELIVERY_LIMIT, &None));
     }
 
     #[tokio::test]
-    async fn dead_letters_say_why() {
-        let broker = MemoryBroker::new();
+    async fn dead_letters_say_why_and_who() {
+        let broker = MemoryBroker::new().named("w1");
         let mut consumer = broker.consume(&lane(), 1).await.unwrap();
-        broker.publish(&lane(), Publication { body: "junk".into(), attempt: 3 }).await.unwrap();
+        broker.publish(&lane(), Publication { attempt: 3, ..Publication::new("junk") }).await.unwrap();
         let delivery = consumer.next().await.unwrap();
         delivery.settle(Disposition::DeadLetter { reason: "not JSON".into() }).await.unwrap();
-        let expected =
-            DeadLetter { queue: lane(), body: "junk".into(), attempt: 3, reason: "not JSON".into() };
-        assert_eq!(broker.dead_letters(), [expected]);
+        let letters = broker.dead_letters();
+        let [letter] = &letters[..] else { panic!("one: {letters:?}") };
+        assert_eq!((letter.attempt, &*letter.reason, letter.worker.as_deref()), (3, "not JSON", Some("w1")));
+        assert!(letter.died_unix_ms.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_put_off_too_often_is_a_dead_letter() {
+        let policy = RetryPolicy { max_deferrals: 2, ..RetryPolicy::default() };
+        let broker = MemoryBroker::new().with_retries(policy);
+        let mut consumer = broker.consume(&lane(), 1).await.unwrap();
+        broker.publish(&lane(), Publication::new("a")).await.unwrap();
+        for _ in 0..3 {
+            let delivery = consumer.next().await.unwrap();
+            assert_eq!((delivery.attempt, delivery.deliveries), (0, 0));
+            delivery.settle(Disposition::Defer { reason: "disk full".into() }).await.unwrap();
+        }
+        let dead: Vec<_> = broker.dead_letters().into_iter().map(|letter| letter.reason).collect();
+        assert_eq!(dead, ["disk full"]);
     }
 }

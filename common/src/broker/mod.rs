@@ -89,14 +89,16 @@ impl BrokerError {
 pub struct Publication {
     /// The JSON of a [`crate::batch::Message`].
     pub body: Bytes,
-    /// How often it was tried before; 0 for new work.
+    /// How often it was tried before and failed; 0 for new work.
     pub attempt: u32,
+    /// How often it was handed out before and came back without a word; 0 for new work.
+    pub deliveries: u32,
 }
 
 impl Publication {
     /// A message that nobody has tried yet.
     pub fn new(body: impl Into<Bytes>) -> Self {
-        Self { body: body.into(), attempt: 0 }
+        Self { body: body.into(), attempt: 0, deliveries: 0 }
     }
 }
 
@@ -105,8 +107,16 @@ impl Publication {
 pub enum Disposition {
     /// Done; the broker forgets it.
     Ack,
-    /// Back to the queue at once, for another worker (drain). Counts as a delivery on every broker version.
+    /// Back to the end of the queue at once, for another worker (drain). Counts neither as an attempt nor as a
+    /// delivery that came back without a word, unless the broker is away at this moment.
     Requeue,
+    /// Back to the queue after the same delay as a retry, without counting an attempt: what is wrong is not the
+    /// message (Redis is away, this worker's disk is full). To the dead letters after
+    /// [`topology::MAX_DEFERRALS`] of them.
+    Defer {
+        /// Why, for the header and the log. Never a secret.
+        reason: String,
+    },
     /// Back to the queue after a delay with attempt + 1; to the dead letters when the attempts are used up.
     Retry {
         /// Why, for the dead letter's header and the log. Never a secret.
@@ -118,6 +128,39 @@ pub enum Disposition {
         reason: String,
     },
 }
+
+/// A message that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The lane it came from; `None` if the message does not say (somebody else's).
+    pub queue: Option<QueueName>,
+    /// The message.
+    pub body: Bytes,
+    /// How often it was tried and failed.
+    pub attempt: u32,
+    /// How often it was handed out and came back without a word.
+    pub deliveries: u32,
+    /// Why it was given up: the last error, or `delivery_limit` from the broker itself.
+    pub reason: String,
+    /// The worker that gave it up; `None` if the broker did.
+    pub worker: Option<String>,
+    /// When, in milliseconds since 1970, if it is known.
+    pub died_unix_ms: Option<u64>,
+}
+
+/// What becomes of a dead letter that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It stays.
+    Keep,
+    /// Back to its lane as new work. One whose lane is unknown stays.
+    Retry,
+    /// It is removed.
+    Drop,
+}
+
+/// Decides about each dead letter; called once for each, the oldest first.
+pub type Judge<'a> = &'a mut (dyn FnMut(&DeadLetter) -> Verdict + Send);
 
 /// How many messages a queue holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -141,8 +184,11 @@ pub trait Settlement: Send + Sync {
 pub struct Delivery {
     /// The message.
     pub body: Bytes,
-    /// How often it was tried before: our own header plus the broker's delivery count.
+    /// How often it was tried before and failed, by our own header.
     pub attempt: u32,
+    /// How often it was handed out before and came back without a word: its worker died or lost its connection.
+    /// Our own header plus the broker's count.
+    pub deliveries: u32,
     /// The broker's flag: somebody may have seen it before.
     pub redelivered: bool,
     settlement: Box<dyn Settlement>,
@@ -150,8 +196,14 @@ pub struct Delivery {
 
 impl Delivery {
     /// Joins a body with the way to settle it; for implementations of [`Broker`].
-    pub fn new(body: Bytes, attempt: u32, redelivered: bool, settlement: Box<dyn Settlement>) -> Self {
-        Self { body, attempt, redelivered, settlement }
+    pub fn new(message: Publication, redelivered: bool, settlement: Box<dyn Settlement>) -> Self {
+        let Publication { body, attempt, deliveries } = message;
+        Self { body, attempt, deliveries, redelivered, settlement }
+    }
+
+    /// Whether somebody may have worked on it before.
+    pub fn seen(&self) -> bool {
+        self.redelivered || self.attempt > 0 || self.deliveries > 0
     }
 
     /// Ends this delivery. Not cancel safe: once polled, run it to the end.
@@ -166,7 +218,13 @@ impl Delivery {
 
 impl std::fmt::Debug for Delivery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Delivery({} bytes, attempt {})", self.body.len(), self.attempt)
+        write!(
+            f,
+            "Delivery({} bytes, attempt {}, {} deliveries)",
+            self.body.len(),
+            self.attempt,
+            self.deliveries
+        )
     }
 }
 
@@ -207,4 +265,13 @@ pub trait Broker: Send + Sync {
 
     /// What the dead letters hold now.
     async fn dead_depth(&self) -> Result<u64, BrokerError>;
+
+    /// Shows up to `limit` dead letters to `judge`, the oldest first, and does what it says; the answer says what
+    /// was done with each. Letters that are looked at by somebody else at this moment are not seen. A crash in
+    /// the middle keeps or repeats, and never loses.
+    async fn judge_dead(
+        &self,
+        limit: usize,
+        judge: Judge<'_>,
+    ) -> Result<Vec<(DeadLetter, Verdict)>, BrokerError>;
 }

@@ -27,11 +27,23 @@ pub const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// How often a batch is tried again before it becomes a dead letter; the worker's own retries come on top.
 pub const MAX_ATTEMPTS: u32 = 5;
 
+/// How often a message may be put off without an attempt being counted: an hour at [`RETRY_DELAY`]. What is not
+/// mended by then is for a human.
+pub const MAX_DEFERRALS: u32 = 720;
+
 /// The longest reason kept in a header, in bytes: headers travel with every look at the dead letters.
 pub const MAX_REASON_BYTES: usize = 1_000;
 
 /// Header: how often the message was tried before it was published.
 pub const ATTEMPT_HEADER: &str = "x-trawl-attempt";
+/// Header: how often the message was handed out and came back without a word, before it was published anew.
+pub const DELIVERIES_HEADER: &str = "x-trawl-deliveries";
+/// Header: how often it was put off without counting an attempt.
+pub const DEFERRALS_HEADER: &str = "x-trawl-deferrals";
+/// Header of a retry or a dead letter: the worker that gave it up.
+pub const WORKER_HEADER: &str = "x-trawl-worker";
+/// Header of a retry or a dead letter: when, in milliseconds since 1970.
+pub const TIME_HEADER: &str = "x-trawl-unix-ms";
 /// Header: why it was retried or dead-lettered.
 pub const REASON_HEADER: &str = "x-trawl-reason";
 /// Header of a dead letter: the lane it came from, without the prefix.
@@ -46,15 +58,22 @@ pub struct RetryPolicy {
     pub delay: Duration,
     /// The highest attempt that is still delivered; the one after it is a dead letter.
     pub max_attempts: u32,
+    /// How often a message may be put off without counting an attempt.
+    pub max_deferrals: u32,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { delay: RETRY_DELAY, max_attempts: MAX_ATTEMPTS }
+        Self { delay: RETRY_DELAY, max_attempts: MAX_ATTEMPTS, max_deferrals: MAX_DEFERRALS }
     }
 }
 
 impl RetryPolicy {
+    /// The count of a message that is put off once more, or `None` when that was often enough.
+    pub fn next_deferral(&self, deferrals: u32) -> Option<u32> {
+        deferrals.checked_add(1).filter(|next| *next <= self.max_deferrals)
+    }
+
     /// The next attempt's number, or `None` when the attempts are used up.
     pub fn next_attempt(&self, attempt: u32) -> Option<u32> {
         attempt.checked_add(1).filter(|next| *next <= self.max_attempts)
@@ -87,6 +106,12 @@ pub fn work_queue(queue: &QueueName) -> String {
 /// The broker's name of the queue in which a lane's failed messages rest.
 pub fn retry_queue(queue: &QueueName) -> String {
     format!("trawl.{queue}.retry")
+}
+
+/// The lane of a work queue, by the broker's name of it.
+pub fn lane_of(work_queue: &str) -> Option<QueueName> {
+    let lane: QueueName = work_queue.strip_prefix("trawl.")?.parse().ok()?;
+    check_name(&lane).ok().map(|()| lane)
 }
 
 /// Refuses lanes whose queue would be another lane's retry queue or the dead letters.
@@ -174,7 +199,7 @@ mod tests {
 
     #[test]
     fn attempts_are_counted_up_to_the_limit() {
-        let policy = RetryPolicy { delay: RETRY_DELAY, max_attempts: 2 };
+        let policy = RetryPolicy { max_attempts: 2, ..RetryPolicy::default() };
         assert_eq!([0, 1, 2, u32::MAX].map(|n| policy.next_attempt(n)), [Some(1), Some(2), None, None]);
     }
 

@@ -9,10 +9,17 @@ use crate::{
     ledger::{BatchOutcome, Completion, JobRecord, JobState, Ledger, Progress},
 };
 use futures::future::join_all;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// More jobs than a ledger under test has.
 const ALL_JOBS: usize = 10_000;
+
+/// When the jobs of the suite were submitted.
+const CREATED: u64 = 1_700_000_000_123;
 
 /// Checks everything on jobs whose ids begin with `name`, which must be new to the ledger.
 pub async fn suite(ledger: Arc<dyn Ledger>, name: &str) {
@@ -24,7 +31,9 @@ pub async fn suite(ledger: Arc<dyn Ledger>, name: &str) {
     plan_after_the_work(&*ledger, &job("late-plan")).await;
     plans_only_grow(&*ledger, &job("grow")).await;
     cancel_and_reopen(&*ledger, &job("cancel")).await;
-    work_before_open(&*ledger, &job("wiped")).await;
+    work_after_a_wipe(&*ledger, &job("wiped")).await;
+    the_manifest_has_the_last_word(&*ledger, &job("manifest")).await;
+    claims_are_taken_over_once(&ledger, &job("claims")).await;
     another_time_is_another_job(&*ledger, &job("again")).await;
     large_numbers(&*ledger, &job("large")).await;
     newest_first(&*ledger, name).await;
@@ -35,7 +44,7 @@ fn record(job: &JobId, created_unix_ms: u64) -> JobRecord {
 }
 
 async fn open(ledger: &dyn Ledger, job: &JobId) {
-    ledger.open(&record(job, 1_700_000_000_123)).await.expect("open");
+    ledger.open(&record(job, CREATED)).await.expect("open");
 }
 
 async fn progress(ledger: &dyn Ledger, job: &JobId) -> Progress {
@@ -44,7 +53,7 @@ async fn progress(ledger: &dyn Ledger, job: &JobId) -> Progress {
 
 async fn complete(ledger: &dyn Ledger, job: &JobId, batch: u64, images_ok: u64) -> Completion {
     let outcome = BatchOutcome { images_ok, ..BatchOutcome::default() };
-    ledger.complete(job, BatchNumber(batch), &outcome).await.expect("complete")
+    ledger.complete(job, BatchNumber(batch), &outcome).await.expect("complete").expect("the job is known")
 }
 
 /// Nothing is known of a job that nobody opened, and asking does not make it known.
@@ -71,10 +80,10 @@ pub async fn counts_once(ledger: &Arc<dyn Ledger>, job: &JobId) {
             let outcome = BatchOutcome { images_ok: 9, images_failed: 1, errors };
             tokio::spawn(async move { ledger.complete(&job, BatchNumber(batch), &outcome).await })
         });
-        let first = join_all(race)
-            .await
-            .into_iter()
-            .filter(|answer| answer.as_ref().expect("no panic").as_ref().expect("no error").first);
+        let first = join_all(race).await.into_iter().filter(|answer| {
+            let answer = answer.as_ref().expect("no panic").as_ref().expect("no error");
+            answer.expect("the job is known").first
+        });
         assert_eq!(first.count(), 1, "batch {batch}");
         assert!(ledger.is_done(job, BatchNumber(batch)).await.expect("is_done"));
     }
@@ -129,8 +138,8 @@ pub async fn done_after_the_plan(ledger: &dyn Ledger, job: &JobId) {
         );
     }
     assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Running), "until `_SUCCESS` is there");
-    ledger.finalized(job).await.expect("finalized");
-    ledger.finalized(job).await.expect("finalized twice");
+    finalized(ledger, job, 3, 30).await;
+    finalized(ledger, job, 3, 30).await;
     let seen = progress(ledger, job).await;
     assert_eq!((seen.state, seen.images_ok, seen.images_planned), (JobState::Complete, 30, 30));
     assert!(!ledger.cancel(job).await.expect("cancel"), "it is complete");
@@ -168,12 +177,11 @@ pub async fn plans_only_grow(ledger: &dyn Ledger, job: &JobId) {
 /// A cancelled job stays so until it is opened again, and keeps its counters; opening twice changes nothing.
 pub async fn cancel_and_reopen(ledger: &dyn Ledger, job: &JobId) {
     open(ledger, job).await;
-    let other =
-        JobRecord { out: "elsewhere".into(), queue: "other".into(), ..record(job, 1_700_000_000_123) };
+    let other = JobRecord { out: "elsewhere".into(), queue: "other".into(), ..record(job, CREATED) };
     ledger.open(&other).await.expect("open again");
     complete(ledger, job, 0, 3).await;
     let seen = progress(ledger, job).await;
-    let expected = record(job, 1_700_000_000_123);
+    let expected = record(job, CREATED);
     assert_eq!(
         (seen.out, seen.queue, seen.created_unix_ms),
         (expected.out, expected.queue, expected.created_unix_ms)
@@ -213,17 +221,101 @@ pub async fn another_time_is_another_job(ledger: &dyn Ledger, job: &JobId) {
     assert_eq!(progress(ledger, job).await.batches_done, 1);
 }
 
-/// After the ledger was wiped workers go on completing; the job is unknown until it is opened, then it has
-/// what was counted meanwhile.
-pub async fn work_before_open(ledger: &dyn Ledger, job: &JobId) {
-    assert!(complete(ledger, job, 7, 4).await.first);
+/// A ledger that was wiped under a running job says so instead of counting from nothing, until it is rebuilt.
+pub async fn work_after_a_wipe(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    complete(ledger, job, 0, 4).await;
+    ledger.forget(job).await.expect("forget");
+    ledger.forget(job).await.expect("forgetting twice is no error");
+    for _ in 0..2 {
+        let answer = ledger.complete(job, BatchNumber(7), &BatchOutcome::default()).await.expect("complete");
+        assert_eq!(answer, None);
+    }
+    ledger.planned(job, 9, 90).await.expect("a submit that goes on");
     assert_eq!(ledger.state(job).await.expect("state"), None);
     assert_eq!(ledger.progress(job).await.expect("progress"), None);
     assert!(!ledger.cancel(job).await.expect("cancel"));
     open(ledger, job).await;
-    assert!(ledger.is_done(job, BatchNumber(7)).await.expect("is_done"));
+    for batch in [0, 7] {
+        assert!(!ledger.is_done(job, BatchNumber(batch)).await.expect("is_done"));
+        assert!(complete(ledger, job, batch, 4).await.first);
+    }
     let seen = progress(ledger, job).await;
-    assert_eq!((seen.state, seen.batches_done, seen.images_ok), (JobState::Enqueuing, 1, 4));
+    assert_eq!((seen.state, seen.batches_planned, seen.batches_done), (JobState::Enqueuing, 9, 2));
+}
+
+/// The manifest's counters replace whatever was counted, also in a ledger that never heard of the job; what comes
+/// after counts nothing.
+pub async fn the_manifest_has_the_last_word(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    ledger.plan_complete(job, 2, 20).await.expect("plan_complete");
+    complete(ledger, job, 0, 3).await;
+    for known in [true, false] {
+        if !known {
+            ledger.forget(job).await.expect("forget");
+        }
+        let errors = BTreeMap::from([(ErrorCode::Empty, 2), (ErrorCode::Corrupt, 1)]);
+        let totals = BatchOutcome { images_ok: 17, images_failed: 3, errors: errors.clone() };
+        ledger.finalized(&record(job, CREATED), 2, &totals).await.expect("finalized");
+        for batch in 0..2 {
+            let late = complete(ledger, job, batch, 10).await;
+            assert_eq!(late, Completion { first: false, job_done: true });
+        }
+        let seen = progress(ledger, job).await;
+        assert_eq!((seen.state, seen.batches_done, seen.batches_planned), (JobState::Complete, 2, 2));
+        assert_eq!((seen.images_ok, seen.images_failed, seen.images_planned), (17, 3, 20));
+        assert_eq!(seen.errors, errors);
+    }
+}
+
+/// A claim is shown until its batch is done or it is released, and one of many takes an old one over.
+pub async fn claims_are_taken_over_once(ledger: &Arc<dyn Ledger>, job: &JobId) {
+    const NOW: Duration = Duration::ZERO;
+    let unclaimed = ledger.reclaim(job, BatchNumber(1), "w", NOW).await.expect("reclaim");
+    assert!(!unclaimed, "the job is not known");
+    ledger.claim(job, BatchNumber(1), "w").await.expect("no error for a job that is not known");
+    assert!(ledger.claims(job, 10).await.expect("claims").is_empty());
+    open(&**ledger, job).await;
+    for batch in 1..=3 {
+        ledger.claim(job, BatchNumber(batch), &format!("w{batch}")).await.expect("claim");
+    }
+    assert_eq!(claimers(&**ledger, job).await, ["w1", "w2", "w3"]);
+    assert_eq!(ledger.claims(job, 2).await.expect("claims").len(), 2);
+    complete(&**ledger, job, 1, 1).await;
+    ledger.release(job, BatchNumber(2)).await.expect("release");
+    assert_eq!(claimers(&**ledger, job).await, ["w3"]);
+    let hour = Duration::from_secs(3600);
+    assert!(!ledger.reclaim(job, BatchNumber(3), "w4", hour).await.expect("reclaim"), "it is young");
+    for gone in [1, 2] {
+        assert!(!ledger.reclaim(job, BatchNumber(gone), "w4", NOW).await.expect("reclaim"));
+    }
+    // Old enough that a second taker finds it young again.
+    let age = Duration::from_millis(500);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while ledger.claims(job, 1).await.expect("claims")[0].age_ms < 500 {
+        assert!(Instant::now() < deadline, "a claim gets older");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let race = (0..16).map(|n| {
+        let (ledger, job) = (ledger.clone(), job.clone());
+        tokio::spawn(async move { ledger.reclaim(&job, BatchNumber(3), &format!("taker-{n}"), age).await })
+    });
+    let won =
+        join_all(race).await.into_iter().filter(|won| *won.as_ref().expect("no panic").as_ref().expect("ok"));
+    assert_eq!(won.count(), 1);
+    assert!(claimers(&**ledger, job).await[0].starts_with("taker-"));
+}
+
+async fn claimers(ledger: &dyn Ledger, job: &JobId) -> Vec<String> {
+    let mut workers: Vec<_> =
+        ledger.claims(job, 10).await.expect("claims").into_iter().map(|claim| claim.worker).collect();
+    workers.sort();
+    workers
+}
+
+async fn finalized(ledger: &dyn Ledger, job: &JobId, batches: u64, images_ok: u64) {
+    let totals = BatchOutcome { images_ok, ..BatchOutcome::default() };
+    ledger.finalized(&record(job, CREATED), batches, &totals).await.expect("finalized");
 }
 
 /// A billion images in four million batches; beyond every plan is an error, not a gigabyte.

@@ -3,14 +3,15 @@
 //! Also home of what both ledgers compute alike from a job's counters: rate, time left, the largest batch
 //! number. It must never answer otherwise than [`super::redis`] does.
 
-use super::{BatchOutcome, Completion, JobRecord, JobState, Ledger, LedgerError, Progress};
+use super::{BatchOutcome, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress};
 use crate::{batch::BatchNumber, error_code::ErrorCode, job::JobId};
 use async_trait::async_trait;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Mutex, MutexGuard},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::time::Instant;
 
 /// Completed images are counted by buckets of this length. Also in `complete.lua`.
 pub(super) const BUCKET_MS: u64 = 10_000;
@@ -130,10 +131,12 @@ pub struct MemoryLedger {
 
 #[derive(Debug)]
 struct Job {
-    /// Batches may be completed before the job is opened; until then it is unknown.
+    /// Plans may be announced before the job is opened; until then it is unknown.
     open: bool,
     counters: JobCounters,
     done: HashSet<u64>,
+    /// By batch: since when and by whom.
+    claims: BTreeMap<u64, (Instant, String)>,
 }
 
 impl Default for Job {
@@ -154,7 +157,7 @@ impl Default for Job {
             last_ms: 0,
             buckets: BTreeMap::new(),
         };
-        Self { open: false, counters, done: HashSet::new() }
+        Self { open: false, counters, done: HashSet::new(), claims: BTreeMap::new() }
     }
 }
 
@@ -228,20 +231,94 @@ impl Ledger for MemoryLedger {
         job: &JobId,
         batch: BatchNumber,
         outcome: &BatchOutcome,
-    ) -> Result<Completion, LedgerError> {
+    ) -> Result<Option<Completion>, LedgerError> {
         check_batch("memory", batch)?;
         let mut jobs = self.jobs();
-        let job = jobs.entry(job.clone()).or_default();
+        let Some(job) = jobs.get_mut(job).filter(|job| job.open) else { return Ok(None) };
+        job.claims.remove(&batch.0);
+        if job.counters.state == JobState::Complete {
+            return Ok(Some(Completion { first: false, job_done: true }));
+        }
         let first = job.done.insert(batch.0);
         if first {
             job.counters.count(outcome, now_ms());
         }
-        Ok(Completion { first, job_done: job.counters.is_done() })
+        Ok(Some(Completion { first, job_done: job.counters.is_done() }))
     }
 
-    async fn finalized(&self, job: &JobId) -> Result<(), LedgerError> {
-        self.jobs().entry(job.clone()).or_default().counters.state = JobState::Complete;
+    async fn finalized(
+        &self,
+        record: &JobRecord,
+        batches: u64,
+        totals: &BatchOutcome,
+    ) -> Result<(), LedgerError> {
+        self.open(record).await?;
+        if let Some(job) = self.jobs().get_mut(&record.job) {
+            let counters = &mut job.counters;
+            counters.state = JobState::Complete;
+            counters.plan_complete = true;
+            (counters.batches_planned, counters.batches_done) = (batches, batches);
+            counters.images_planned = totals.images_ok + totals.images_failed;
+            (counters.images_ok, counters.images_failed) = (totals.images_ok, totals.images_failed);
+            counters.errors.clone_from(&totals.errors);
+            job.claims.clear();
+        }
         Ok(())
+    }
+
+    async fn forget(&self, job: &JobId) -> Result<(), LedgerError> {
+        self.jobs().remove(job);
+        Ok(())
+    }
+
+    async fn claim(&self, job: &JobId, batch: BatchNumber, worker: &str) -> Result<(), LedgerError> {
+        check_batch("memory", batch)?;
+        if let Some(job) = self.jobs().get_mut(job).filter(|job| job.open) {
+            job.claims.insert(batch.0, (Instant::now(), worker.to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn release(&self, job: &JobId, batch: BatchNumber) -> Result<(), LedgerError> {
+        if let Some(job) = self.jobs().get_mut(job) {
+            job.claims.remove(&batch.0);
+        }
+        Ok(())
+    }
+
+    async fn claims(&self, job: &JobId, limit: usize) -> Result<Vec<Claim>, LedgerError> {
+        let jobs = self.jobs();
+        let Some(job) = jobs.get(job) else { return Ok(Vec::new()) };
+        let claim = |(&batch, (since, worker)): (&u64, &(Instant, String))| Claim {
+            batch: BatchNumber(batch),
+            worker: worker.clone(),
+            age_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        let mut claims: Vec<_> = job.claims.iter().map(claim).collect();
+        claims.sort_by_key(|claim| std::cmp::Reverse(claim.age_ms));
+        claims.truncate(limit);
+        Ok(claims)
+    }
+
+    async fn reclaim(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        worker: &str,
+        older_than: Duration,
+    ) -> Result<bool, LedgerError> {
+        check_batch("memory", batch)?;
+        let mut jobs = self.jobs();
+        let Some(job) = jobs.get_mut(job).filter(|job| job.open && !job.done.contains(&batch.0)) else {
+            return Ok(false);
+        };
+        match job.claims.get_mut(&batch.0) {
+            Some(claim) if claim.0.elapsed() >= older_than => {
+                *claim = (Instant::now(), worker.to_owned());
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError> {

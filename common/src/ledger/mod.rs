@@ -7,10 +7,14 @@
 pub mod memory;
 pub mod redis;
 
-use crate::{batch::BatchNumber, error_code::ErrorCode, job::JobId};
+use crate::{
+    batch::BatchNumber,
+    error_code::ErrorCode,
+    job::{JobId, JobSpec},
+};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// What can go wrong at the ledger.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,12 @@ pub enum LedgerError {
         /// What happened.
         reason: String,
     },
+    /// It has forgotten the job: wiped, evicted or failed over.
+    #[error("the ledger does not know job `{job}` any more; `trawl repair` rebuilds it from the output")]
+    Forgotten {
+        /// The job.
+        job: JobId,
+    },
     /// The URL is not one.
     #[error("the Redis URL is not usable: {0}; it looks like redis://:password@host:6379/0")]
     BadUrl(String),
@@ -50,7 +60,7 @@ impl LedgerError {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::Forgotten { .. } => true,
             Self::AccessRefused { .. } | Self::Other { .. } | Self::BadUrl(_) => false,
         }
     }
@@ -85,6 +95,18 @@ pub struct JobRecord {
     pub created_unix_ms: u64,
 }
 
+impl JobRecord {
+    /// What is recorded of `spec`.
+    pub fn of(spec: &JobSpec) -> Self {
+        Self {
+            job: spec.job.clone(),
+            out: spec.out.clone(),
+            queue: spec.queue.to_string(),
+            created_unix_ms: spec.created_unix_ms,
+        }
+    }
+}
+
 /// What one finished batch adds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BatchOutcome {
@@ -94,6 +116,17 @@ pub struct BatchOutcome {
     pub images_failed: u64,
     /// The failed ones by code; sums to `images_failed`.
     pub errors: BTreeMap<ErrorCode, u64>,
+}
+
+/// A batch that somebody is working on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The batch.
+    pub batch: BatchNumber,
+    /// Who has it.
+    pub worker: String,
+    /// For how long, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// The answer to a completion.
@@ -153,16 +186,47 @@ pub trait Ledger: Send + Sync {
     /// Whether the batch's completion is recorded; false is "not known to be", never "is not".
     async fn is_done(&self, job: &JobId, batch: BatchNumber) -> Result<bool, LedgerError>;
 
-    /// Records a finished batch, once whatever the number of calls.
+    /// Records a finished batch, once whatever the number of calls, and ends the claim on it. `None` if the job is
+    /// not known, or what is known of it has holes: the ledger was wiped or has evicted keys, and wants to be
+    /// rebuilt from the output. A job that is complete counts nothing more.
     async fn complete(
         &self,
         job: &JobId,
         batch: BatchNumber,
         outcome: &BatchOutcome,
-    ) -> Result<Completion, LedgerError>;
+    ) -> Result<Option<Completion>, LedgerError>;
 
-    /// Records that `_SUCCESS` is written.
-    async fn finalized(&self, job: &JobId) -> Result<(), LedgerError>;
+    /// Records that `_SUCCESS` is written, with the counters of its manifest: whatever was counted before is
+    /// replaced by them. `totals` are those of all `batches` batches.
+    async fn finalized(
+        &self,
+        record: &JobRecord,
+        batches: u64,
+        totals: &BatchOutcome,
+    ) -> Result<(), LedgerError>;
+
+    /// Forgets a job, so that it can be rebuilt from its output.
+    async fn forget(&self, job: &JobId) -> Result<(), LedgerError>;
+
+    /// Says that `worker` has begun to work on a batch. For display and for [`Ledger::reclaim`] only: nothing is
+    /// locked by it. Does nothing for a job that is not known.
+    async fn claim(&self, job: &JobId, batch: BatchNumber, worker: &str) -> Result<(), LedgerError>;
+
+    /// Ends a claim without a completion.
+    async fn release(&self, job: &JobId, batch: BatchNumber) -> Result<(), LedgerError>;
+
+    /// The batches that are being worked on, the oldest claims first.
+    async fn claims(&self, job: &JobId, limit: usize) -> Result<Vec<Claim>, LedgerError>;
+
+    /// Takes over a claim if it is still there, at least `older_than` old and its batch not done: its age begins
+    /// anew. Of all who race, one gets true.
+    async fn reclaim(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        worker: &str,
+        older_than: Duration,
+    ) -> Result<bool, LedgerError>;
 
     /// Gives a job up; false if it is unknown or already complete.
     async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError>;

@@ -1,13 +1,14 @@
 //! The ledger in Redis: one bit a batch, counters moved by Lua, so that a batch counts once.
 //!
 //! The keys of a job, all in one hash slot: `trawl:{JOB}:meta` (hash), `trawl:{JOB}:done` (bitmap by batch
-//! number), `trawl:{JOB}:errors` (hash by code), `trawl:{JOB}:rate` (hash by time); besides them the index
+//! number), `trawl:{JOB}:errors` (hash by code), `trawl:{JOB}:rate` (hash by time), `trawl:{JOB}:claims` (sorted set
+//! by age) and `trawl:{JOB}:claimers` (hash of workers), the last two as large as what is in work; besides them the index
 //! `trawl:jobs` (sorted set by time of submission). Every command may be sent twice without harm, so a lost
 //! connection is bridged by [`RetryPolicy::LEDGER`]. No command waits without a bound, and the password must
 //! never reach an error.
 
 use super::{
-    BatchOutcome, Completion, JobRecord, JobState, Ledger, LedgerError, Progress,
+    BatchOutcome, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress,
     memory::{JobCounters, check_batch},
 };
 use crate::{
@@ -48,6 +49,9 @@ const INDEX: &str = "trawl:jobs";
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/open.lua")));
 static PLANNED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/planned.lua")));
 static COMPLETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/complete.lua")));
+static FINALIZED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/finalized.lua")));
+static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claim.lua")));
+static CLAIMS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claims.lua")));
 static CANCEL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/cancel.lua")));
 static PROGRESS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/progress.lua")));
 
@@ -153,6 +157,25 @@ impl RedisLedger {
         .await
     }
 
+    /// Claims a batch, or takes a claim over that is `older_than_ms` old; -1 minds no earlier claim.
+    async fn stake(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        worker: &str,
+        older_than_ms: i64,
+    ) -> Result<bool, LedgerError> {
+        check_batch(&self.address, batch)?;
+        let keys = Keys::of(job);
+        self.run(|mut link| {
+            let mut call = CLAIM.key(&keys.meta);
+            call.key(&keys.done).key(&keys.claims).key(&keys.claimers);
+            call.arg(batch.0).arg(worker).arg(older_than_ms);
+            async move { call.invoke_async(&mut link).await }
+        })
+        .await
+    }
+
     fn other(&self, reason: impl Into<String>) -> LedgerError {
         LedgerError::Other { ledger: self.address.to_string(), reason: reason.into() }
     }
@@ -217,12 +240,21 @@ struct Keys {
     done: String,
     errors: String,
     rate: String,
+    claims: String,
+    claimers: String,
 }
 
 impl Keys {
     fn of(job: &JobId) -> Self {
         let key = |what: &str| format!("trawl:{{{job}}}:{what}");
-        Self { meta: key("meta"), done: key("done"), errors: key("errors"), rate: key("rate") }
+        Self {
+            meta: key("meta"),
+            done: key("done"),
+            errors: key("errors"),
+            rate: key("rate"),
+            claims: key("claims"),
+            claimers: key("claimers"),
+        }
     }
 }
 
@@ -280,7 +312,7 @@ impl Ledger for RedisLedger {
         let keys = Keys::of(&record.job);
         self.run(|mut link| {
             let mut call = OPEN.key(&keys.meta);
-            call.key(&keys.done).key(&keys.errors).key(&keys.rate);
+            call.key(&keys.done).key(&keys.errors).key(&keys.rate).key(&keys.claims).key(&keys.claimers);
             call.arg(&record.out).arg(&record.queue).arg(record.created_unix_ms);
             async move { call.invoke_async::<u8>(&mut link).await }
         })
@@ -320,32 +352,94 @@ impl Ledger for RedisLedger {
         job: &JobId,
         batch: BatchNumber,
         outcome: &BatchOutcome,
-    ) -> Result<Completion, LedgerError> {
+    ) -> Result<Option<Completion>, LedgerError> {
         check_batch(&self.address, batch)?;
         let keys = Keys::of(job);
         let (first, job_done) = self
             .run(|mut link| {
                 let mut call = COMPLETE.key(&keys.meta);
-                call.key(&keys.done).key(&keys.errors).key(&keys.rate);
+                call.key(&keys.done).key(&keys.errors).key(&keys.rate).key(&keys.claims).key(&keys.claimers);
                 call.arg(batch.0).arg(outcome.images_ok).arg(outcome.images_failed);
                 for (code, n) in &outcome.errors {
                     call.arg(code.as_str()).arg(n);
                 }
-                async move { call.invoke_async::<(bool, bool)>(&mut link).await }
+                async move { call.invoke_async::<(i64, bool)>(&mut link).await }
             })
             .await?;
-        Ok(Completion { first, job_done })
+        Ok((first >= 0).then_some(Completion { first: first == 1, job_done }))
     }
 
-    async fn finalized(&self, job: &JobId) -> Result<(), LedgerError> {
-        let keys = Keys::of(job);
-        self.run(|link| {
-            let mut set = redis::cmd("HSET");
-            set.arg(&keys.meta).arg("state").arg("complete");
-            query::<u64>(link, set)
+    async fn finalized(
+        &self,
+        record: &JobRecord,
+        batches: u64,
+        totals: &BatchOutcome,
+    ) -> Result<(), LedgerError> {
+        self.open(record).await?;
+        let keys = Keys::of(&record.job);
+        self.run(|mut link| {
+            let mut call = FINALIZED.key(&keys.meta);
+            call.key(&keys.errors).key(&keys.claims).key(&keys.claimers);
+            call.arg(batches).arg(totals.images_ok).arg(totals.images_failed);
+            for (code, n) in &totals.errors {
+                call.arg(code.as_str()).arg(n);
+            }
+            async move { call.invoke_async::<u8>(&mut link).await }
         })
         .await
         .map(drop)
+    }
+
+    async fn forget(&self, job: &JobId) -> Result<(), LedgerError> {
+        let Keys { meta, done, errors, rate, claims, claimers } = Keys::of(job);
+        self.run(|link| {
+            let mut del = redis::cmd("DEL");
+            del.arg(&[&meta, &done, &errors, &rate, &claims, &claimers]);
+            query::<u64>(link, del)
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn claim(&self, job: &JobId, batch: BatchNumber, worker: &str) -> Result<(), LedgerError> {
+        self.stake(job, batch, worker, -1).await.map(drop)
+    }
+
+    async fn release(&self, job: &JobId, batch: BatchNumber) -> Result<(), LedgerError> {
+        let keys = Keys::of(job);
+        self.run(|mut link| {
+            let mut both = redis::pipe();
+            both.atomic().zrem(&keys.claims, batch.0).ignore().hdel(&keys.claimers, batch.0).ignore();
+            async move { both.query_async::<()>(&mut link).await }
+        })
+        .await
+    }
+
+    async fn claims(&self, job: &JobId, limit: usize) -> Result<Vec<Claim>, LedgerError> {
+        let keys = Keys::of(job);
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let found: Vec<(u64, u64, String)> = self
+            .run(|mut link| {
+                let mut call = CLAIMS.key(&keys.claims);
+                call.key(&keys.claimers).arg(limit);
+                async move { call.invoke_async(&mut link).await }
+            })
+            .await?;
+        let claim = |(batch, age_ms, worker)| Claim { batch: BatchNumber(batch), worker, age_ms };
+        Ok(found.into_iter().map(claim).collect())
+    }
+
+    async fn reclaim(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        worker: &str,
+        older_than: Duration,
+    ) -> Result<bool, LedgerError> {
+        let older_than_ms = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
+        self.stake(job, batch, worker, older_than_ms).await
     }
 
     async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError> {

@@ -12,6 +12,7 @@ pub mod filter;
 pub mod plan_log;
 pub mod preview;
 pub mod publish;
+pub mod rebuild;
 pub mod source;
 pub mod submit;
 

@@ -8,7 +8,8 @@ use super::{Enlisting, PlanError};
 use crate::{
     batch::{BatchDescriptor, BatchNumber, FinalizeRequest, ImageRef, Message},
     broker::{BrokerError, Publication},
-    ledger::LedgerError,
+    job::JobSpec,
+    ledger::{Ledger, LedgerError},
     results::{OutputLayout, part::read_footer},
     retry::{RetryPolicy, retry},
     storage::Storage,
@@ -25,7 +26,7 @@ const ENLIST_RETRY: RetryPolicy = RetryPolicy {
 };
 
 /// Part footers read at a time when a job is resumed.
-const FOOTERS_AT_ONCE: usize = 16;
+pub(super) const FOOTERS_AT_ONCE: usize = 16;
 
 /// Runs a ledger command, again if need be.
 pub(super) async fn on_ledger<T, F>(command: impl FnMut() -> F) -> Result<T, PlanError>
@@ -85,31 +86,46 @@ async fn publish_message(ctx: &Enlisting<'_>, message: &Message) -> Result<(), P
 }
 
 /// Tells the ledger of batches that have a part already; true if one of them was the job's last.
+///
+/// # Errors
+/// [`PlanError::ForeignPart`] for a part of another job or model, besides what store and ledger give.
 pub(super) async fn record_done(
-    ctx: &Enlisting<'_>,
+    spec: &JobSpec,
+    ledger: &dyn Ledger,
     store: &dyn Storage,
     layout: &OutputLayout,
     batches: Vec<BatchNumber>,
 ) -> Result<bool, PlanError> {
-    let record = |batch| async move {
-        let job = &ctx.spec.job;
-        if on_ledger(|| ctx.ledger.is_done(job, batch)).await? {
-            return Ok(false);
-        }
-        let key = layout.part(batch);
-        let footer = read_footer(store, &key).await?;
-        for (what, found, expected) in [
-            ("the job", footer.job.as_str(), job.as_str()),
-            ("the model", &footer.model_sha256, &ctx.spec.model.sha256),
-        ] {
-            if found != expected {
-                let (found, expected) = (found.to_owned(), expected.to_owned());
-                return Err(PlanError::ForeignPart { key, what, found, expected });
-            }
-        }
-        let outcome = footer.outcome();
-        Ok(on_ledger(|| ctx.ledger.complete(job, batch, &outcome)).await?.job_done)
-    };
+    let record = |batch| record_part(spec, ledger, store, layout, batch);
     let recorded = stream::iter(batches).map(record).buffer_unordered(FOOTERS_AT_ONCE);
     recorded.try_fold(false, |any, done| async move { Ok(any || done) }).await
+}
+
+/// The same for one batch.
+pub(super) async fn record_part(
+    spec: &JobSpec,
+    ledger: &dyn Ledger,
+    store: &dyn Storage,
+    layout: &OutputLayout,
+    batch: BatchNumber,
+) -> Result<bool, PlanError> {
+    let job = &spec.job;
+    if on_ledger(|| ledger.is_done(job, batch)).await? {
+        return Ok(false);
+    }
+    let key = layout.part(batch);
+    let footer = read_footer(store, &key).await?;
+    for (what, found, expected) in [
+        ("the job", footer.job.as_str(), job.as_str()),
+        ("the model", &footer.model_sha256, &spec.model.sha256),
+    ] {
+        if found != expected {
+            let (found, expected) = (found.to_owned(), expected.to_owned());
+            return Err(PlanError::ForeignPart { key, what, found, expected });
+        }
+    }
+    let outcome = footer.outcome();
+    let completion = on_ledger(|| ledger.complete(job, batch, &outcome)).await?;
+    // Wiped in the middle of this: a worker rebuilds it, or the next `trawl repair`.
+    Ok(completion.is_some_and(|completion| completion.job_done))
 }

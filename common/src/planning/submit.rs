@@ -191,14 +191,7 @@ async fn enlist_all(
 ) -> Result<Planned, PlanError> {
     let (store, layout) = output(ctx.spec, ctx.stores).await?;
     ctx.broker.ensure_queue(&ctx.spec.queue).await?;
-    ctx.ledger
-        .open(&JobRecord {
-            job: ctx.spec.job.clone(),
-            out: ctx.spec.out.clone(),
-            queue: ctx.spec.queue.to_string(),
-            created_unix_ms: ctx.spec.created_unix_ms,
-        })
-        .await?;
+    ctx.ledger.open(&JobRecord::of(ctx.spec)).await?;
     let enlistment = Enlistment {
         ctx,
         store,
@@ -349,7 +342,8 @@ impl Enlistment<'_> {
             let done = done.into_iter().map(|(number, _)| number).collect();
             let published = open.len() as u64;
             publish(&self.ctx, open).await?;
-            let job_done = record_done(&self.ctx, &*self.store, &self.layout, done).await?;
+            let job_done =
+                record_done(self.ctx.spec, self.ctx.ledger, &*self.store, &self.layout, done).await?;
             self.progress(|planned| {
                 planned.published += published;
                 planned.job_done |= job_done;

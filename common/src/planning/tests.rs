@@ -5,9 +5,9 @@ mod resume;
 use super::{plan_log::read_batches, submit::PUBLISH_WINDOW, *};
 use crate::{
     batch::{BatchNumber, ImageRef, Message},
-    broker::{Broker, Consumer, Publication, QueueDepth, memory::MemoryBroker},
+    broker::{Broker, Consumer, DeadLetter, Judge, Publication, QueueDepth, Verdict, memory::MemoryBroker},
     job::{Decode, JOB_SPEC_VERSION, JobSpec, ModelRef, Orient, Precision, QueueName, Truncated},
-    ledger::{BatchOutcome, Completion, JobRecord, JobState, Ledger, Progress},
+    ledger::{BatchOutcome, Claim, Completion, JobRecord, JobState, Ledger, Progress},
     location::Location,
     results::{
         Columns, OutputLayout, PartFooter, encode_part,
@@ -24,6 +24,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -147,14 +148,29 @@ impl Ledger for OneJob {
         _: &JobId,
         batch: BatchNumber,
         outcome: &BatchOutcome,
-    ) -> Result<Completion, LedgerError> {
+    ) -> Result<Option<Completion>, LedgerError> {
         let mut state = self.call()?;
         let first = state.done.insert(batch.0);
         state.images_ok += if first { outcome.images_ok } else { 0 };
-        Ok(Completion { first, job_done: state.end == Some(state.done.len() as u64) })
+        Ok(Some(Completion { first, job_done: state.end == Some(state.done.len() as u64) }))
     }
-    async fn finalized(&self, _: &JobId) -> Result<(), LedgerError> {
+    async fn finalized(&self, _: &JobRecord, _: u64, _: &BatchOutcome) -> Result<(), LedgerError> {
         Ok(())
+    }
+    async fn forget(&self, _: &JobId) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn claim(&self, _: &JobId, _: BatchNumber, _: &str) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn release(&self, _: &JobId, _: BatchNumber) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn claims(&self, _: &JobId, _: usize) -> Result<Vec<Claim>, LedgerError> {
+        Ok(vec![])
+    }
+    async fn reclaim(&self, _: &JobId, _: BatchNumber, _: &str, _: Duration) -> Result<bool, LedgerError> {
+        Ok(false)
     }
     async fn cancel(&self, _: &JobId) -> Result<bool, LedgerError> {
         self.call()?.cancelled = true;
@@ -218,6 +234,9 @@ impl Broker for Outbox {
     }
     async fn dead_depth(&self) -> Result<u64, BrokerError> {
         Ok(0)
+    }
+    async fn judge_dead(&self, _: usize, _: Judge<'_>) -> Result<Vec<(DeadLetter, Verdict)>, BrokerError> {
+        Ok(vec![])
     }
 }
 

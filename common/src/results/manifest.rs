@@ -4,7 +4,7 @@
 //! `trawl status OUT` and by whatever the user builds on top. Never the truth: the parts are.
 
 use super::part::PartFooter;
-use crate::{batch::BatchNumber, error_code::ErrorCode, job::JobId};
+use crate::{batch::BatchNumber, error_code::ErrorCode, job::JobId, ledger::BatchOutcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -85,6 +85,12 @@ impl Manifest {
         }
         let (batch, rows, failures) = (footer.batch, footer.rows, footer.failures);
         self.parts.push(ManifestPart { name, batch, rows, failures, bytes });
+    }
+
+    /// What all parts add up to.
+    pub fn totals(&self) -> BatchOutcome {
+        let (images_ok, images_failed) = (self.images_ok, self.images_failed);
+        BatchOutcome { images_ok, images_failed, errors: self.errors.clone() }
     }
 
     /// The file's bytes.

@@ -34,9 +34,10 @@ use trawl_common::{
     broker::{Broker, BrokerError, Consumer, Delivery, topology::MAX_ATTEMPTS},
     disposition::{Failure, describe},
     finalize::{Finalized, finalize},
-    job::QueueName,
-    ledger::Ledger,
+    job::{JobId, QueueName},
+    ledger::{JobRecord, Ledger},
     location::Location,
+    planning::rebuild::rebuild,
     shutdown::Shutdown,
     storage::Stores,
 };
@@ -139,7 +140,7 @@ impl Pipeline {
         self.meters.inflight_batches.inc();
         // A task that is aborted counts down too.
         let _counted = CountDown(&self.meters);
-        let seen = delivery.redelivered || delivery.attempt > 0;
+        let seen = delivery.seen();
         if seen {
             self.meters.redeliveries.inc();
         }
@@ -190,7 +191,8 @@ impl Pipeline {
             .map_err(|e| Failure::Job(e.to_string()))?;
         match finalize(&request.job, &out, &self.stores).await.map_err(|e| Failure::Output(describe(&e)))? {
             Finalized::Written(manifest) => {
-                self.ledger.finalized(&request.job).await?;
+                let (_, spec) = self.jobs.spec(&request.job, &request.out).await?;
+                self.ledger.finalized(&JobRecord::of(&spec), manifest.batches, &manifest.totals()).await?;
                 tracing::info!(job.id = %request.job, batch.count = manifest.batches, "job complete");
                 self.finished.send_modify(|jobs| *jobs += 1);
             }
@@ -199,6 +201,18 @@ impl Pipeline {
                 return Err(Failure::Output(format!("{missing_count} parts of the plan are missing")));
             }
         }
+        Ok(())
+    }
+
+    /// Fills a ledger that has forgotten a job with what its output has. One at a time in this worker: whoever
+    /// waited finds it filled, and fills it again for the price of a listing.
+    async fn rebuild_ledger(&self, job: &JobId, out: &str) -> Result<(), Failure> {
+        let (layout, spec) = self.jobs.spec(job, out).await?;
+        let store = self.stores.open(layout.root()).await;
+        tracing::warn!(job.id = %job, "the ledger has forgotten a job; rebuilding it from {out}");
+        let rebuilt = rebuild(&spec, &layout, &store, &*self.ledger).await;
+        let rebuilt = rebuilt.map_err(|e| Failure::Output(describe(&e)))?;
+        tracing::info!(job.id = %job, parts = rebuilt.parts, batches = rebuilt.batches_planned, "ledger rebuilt");
         Ok(())
     }
 

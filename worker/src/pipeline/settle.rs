@@ -29,6 +29,9 @@ const COMMIT: RetryPolicy = RetryPolicy {
     max_elapsed: Duration::from_secs(120),
 };
 
+/// How often a ledger that forgets a job is rebuilt for one batch: wiped again and again it is none.
+const REBUILDS: usize = 3;
+
 /// What became of a delivery's work.
 pub enum Finished {
     /// Computed: put, complete, ack.
@@ -69,6 +72,7 @@ impl Pipeline {
                 let outcome = match &disposition {
                     Disposition::Requeue => "requeued",
                     Disposition::Retry { .. } => "retried",
+                    Disposition::Defer { .. } => "deferred",
                     Disposition::DeadLetter { .. } => "dead",
                     Disposition::Ack => "skipped",
                 };
@@ -130,7 +134,14 @@ impl Pipeline {
 
     async fn complete(&self, subject: &Subject, outcome: &BatchOutcome) -> Result<Completion, Failure> {
         let complete = || self.ledger.complete(&subject.job, subject.batch, outcome);
-        Ok(retry(COMMIT, LedgerError::is_transient, complete).await?)
+        for _ in 0..REBUILDS {
+            if let Some(completion) = retry(COMMIT, LedgerError::is_transient, complete).await? {
+                return Ok(completion);
+            }
+            // Wiped, failed over or evicted: the part is there, so it is counted with all the others.
+            self.rebuild_ledger(&subject.job, &subject.out).await?;
+        }
+        Err(LedgerError::Forgotten { job: subject.job.clone() }.into())
     }
 
     async fn ask_for_finish(&self, subject: &Subject) -> Result<(), Failure> {

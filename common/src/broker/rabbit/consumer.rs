@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     broker::{
-        BrokerError, Consumer, Delivery, Disposition,
+        BrokerError, Consumer, Delivery, Disposition, Publication,
         topology::{self, RetryPolicy},
     },
     job::QueueName,
@@ -66,6 +66,7 @@ pub(super) struct Subscription {
     pub(super) queue: QueueName,
     pub(super) prefetch: u16,
     pub(super) policy: RetryPolicy,
+    pub(super) worker: Option<Arc<str>>,
 }
 
 /// A subscription that stands.
@@ -107,6 +108,7 @@ impl Subscription {
             publisher: self.publisher.clone(),
             queue: self.queue.clone(),
             policy: self.policy,
+            worker: self.worker.clone(),
         };
         Ok(Attached { settler: Arc::new(settler), stream })
     }
@@ -339,17 +341,22 @@ impl Supervisor {
 fn inbound(settler: &Arc<Settler>, message: lapin::message::Delivery) -> Inbound {
     let headers = message.properties.headers().as_ref();
     let count = |name: &str| headers.and_then(|headers| headers.inner().get(name)).map_or(0, as_count);
-    let attempt = count(topology::ATTEMPT_HEADER).saturating_add(count(topology::DELIVERY_COUNT_HEADER));
-    let body = Bytes::from(message.data);
-    let settlement = RabbitSettlement::new(settler.clone(), message.acker.clone(), body.clone(), attempt);
+    let message_anew = Publication {
+        body: Bytes::from(message.data),
+        attempt: count(topology::ATTEMPT_HEADER),
+        deliveries: count(topology::DELIVERIES_HEADER).saturating_add(count(topology::DELIVERY_COUNT_HEADER)),
+    };
+    let deferrals = count(topology::DEFERRALS_HEADER);
+    let settlement =
+        RabbitSettlement::new(settler.clone(), message.acker.clone(), message_anew.clone(), deferrals);
     Inbound {
         acker: message.acker,
-        delivery: Delivery::new(body, attempt, message.redelivered, Box::new(settlement)),
+        delivery: Delivery::new(message_anew, message.redelivered, Box::new(settlement)),
     }
 }
 
 /// A counter from a header, whatever width the sender chose; anything else counts as 0.
-fn as_count(value: &AMQPValue) -> u32 {
+pub(super) fn as_count(value: &AMQPValue) -> u32 {
     let wide = match value {
         AMQPValue::ShortShortInt(n) => i64::from(*n),
         AMQPValue::ShortShortUInt(n) => i64::from(*n),

@@ -1,17 +1,18 @@
 //! The real broker: RabbitMQ through lapin. This folder is the only place that names lapin.
 //!
 //! `connection` makes connections, `publisher` sends with confirms, `consumer` keeps a subscription
-//! standing, `settlement` ends deliveries, `declare` makes the queues. Nothing here may leak a type of lapin's
+//! standing, `settlement` ends deliveries, `declare` makes the queues, `dead` goes through the dead letters. Nothing here may leak a type of lapin's
 //! or a password, and nothing may wait without a limit, except a consumer for a broker that is away.
 
 mod connection;
 mod consumer;
+mod dead;
 mod declare;
 mod publisher;
 mod settlement;
 
 use super::{
-    Broker, BrokerError, Consumer, Publication, QueueDepth,
+    Broker, BrokerError, Consumer, DeadLetter, Judge, Publication, QueueDepth, Verdict,
     topology::{self, RetryPolicy},
 };
 use crate::job::QueueName;
@@ -19,7 +20,7 @@ use async_trait::async_trait;
 use connection::Endpoint;
 use consumer::Subscription;
 use lapin::{Queue, options::QueueDeclareOptions, types::FieldTable};
-use publisher::{Outgoing, Publisher};
+use publisher::{Headers, Outgoing, Publisher};
 use std::sync::Arc;
 
 /// RabbitMQ 3.10 or later. Cheap to share behind an `Arc`; dropping it closes the publishing connection.
@@ -27,6 +28,7 @@ pub struct RabbitBroker {
     endpoint: Arc<Endpoint>,
     publisher: Arc<Publisher>,
     policy: RetryPolicy,
+    worker: Option<Arc<str>>,
 }
 
 impl RabbitBroker {
@@ -50,7 +52,14 @@ impl RabbitBroker {
         let endpoint = Arc::new(Endpoint::parse(url)?);
         let connection = endpoint.connect("publisher").await?;
         let publisher = Arc::new(Publisher::new(endpoint.clone(), connection));
-        Ok(Self { endpoint, publisher, policy })
+        Ok(Self { endpoint, publisher, policy, worker: None })
+    }
+
+    /// The same for a worker whose name goes into what fails in its hands.
+    #[must_use]
+    pub fn named(mut self, worker: &str) -> Self {
+        self.worker = Some(worker.into());
+        self
     }
 
     /// Asks for a queue without making it.
@@ -77,9 +86,11 @@ impl Broker for RabbitBroker {
             exchange: "",
             routing_key: &work_queue,
             body: &message.body,
-            attempt: message.attempt,
-            reason: None,
-            name_queue: false,
+            headers: Headers {
+                attempt: message.attempt,
+                deliveries: message.deliveries,
+                ..Headers::default()
+            },
         };
         self.publisher.publish(&outgoing).await
     }
@@ -93,6 +104,7 @@ impl Broker for RabbitBroker {
             // To AMQP, 0 means no limit.
             prefetch: prefetch.max(1),
             policy: self.policy,
+            worker: self.worker.clone(),
         };
         Ok(Box::new(subscription.start().await?))
     }
@@ -108,5 +120,16 @@ impl Broker for RabbitBroker {
 
     async fn dead_depth(&self) -> Result<u64, BrokerError> {
         Ok(self.look_at(topology::DEAD).await?.map_or(0, |queue| u64::from(queue.message_count())))
+    }
+
+    async fn judge_dead(
+        &self,
+        limit: usize,
+        judge: Judge<'_>,
+    ) -> Result<Vec<(DeadLetter, Verdict)>, BrokerError> {
+        if self.look_at(topology::DEAD).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        dead::judge(&self.endpoint, &self.publisher, limit, judge).await
     }
 }

@@ -6,7 +6,10 @@
 //! for a queued one. No lock is held while a confirm is awaited, and no message is ever sent twice by itself.
 
 use super::connection::{self, Endpoint, Waits};
-use crate::broker::{BrokerError, topology};
+use crate::{
+    broker::{BrokerError, topology},
+    config::unix_ms,
+};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ErrorKind,
     message::BasicReturnMessage,
@@ -50,23 +53,56 @@ pub(super) struct Outgoing<'a> {
     pub(super) routing_key: &'a str,
     /// The message.
     pub(super) body: &'a [u8],
+    /// What is said of it.
+    pub(super) headers: Headers<'a>,
+}
+
+/// What travels with a message besides its body.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Headers<'a> {
     /// See [`topology::ATTEMPT_HEADER`].
     pub(super) attempt: u32,
-    /// See [`topology::REASON_HEADER`].
-    pub(super) reason: Option<&'a str>,
+    /// See [`topology::DELIVERIES_HEADER`].
+    pub(super) deliveries: u32,
+    /// See [`topology::DEFERRALS_HEADER`].
+    pub(super) deferrals: u32,
+    /// Of a message that failed.
+    pub(super) failed: Option<FailedHeaders<'a>>,
     /// Whether to add [`topology::QUEUE_HEADER`].
     pub(super) name_queue: bool,
 }
 
+/// Why a message goes to rest or to the dead letters, and who says so.
+#[derive(Clone, Copy)]
+pub(super) struct FailedHeaders<'a> {
+    /// See [`topology::REASON_HEADER`].
+    pub(super) reason: &'a str,
+    /// See [`topology::WORKER_HEADER`].
+    pub(super) worker: Option<&'a str>,
+}
+
 impl Outgoing<'_> {
     fn properties(&self) -> BasicProperties {
+        let Headers { attempt, deliveries, deferrals, failed, name_queue } = self.headers;
         let mut headers = FieldTable::default();
-        headers.insert(topology::ATTEMPT_HEADER.into(), AMQPValue::LongLongInt(i64::from(self.attempt)));
-        if let Some(reason) = self.reason {
+        let number = |n: u32| AMQPValue::LongLongInt(i64::from(n));
+        headers.insert(topology::ATTEMPT_HEADER.into(), number(attempt));
+        for (name, n) in [(topology::DELIVERIES_HEADER, deliveries), (topology::DEFERRALS_HEADER, deferrals)]
+        {
+            if n > 0 {
+                headers.insert(name.into(), number(n));
+            }
+        }
+        if let Some(FailedHeaders { reason, worker }) = failed {
             let reason = topology::header_reason(reason);
             headers.insert(topology::REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
+            if let Some(worker) = worker {
+                headers.insert(topology::WORKER_HEADER.into(), AMQPValue::LongString(worker.into()));
+            }
+            let now = i64::try_from(unix_ms()).unwrap_or(i64::MAX);
+            headers.insert(topology::TIME_HEADER.into(), AMQPValue::LongLongInt(now));
         }
-        if self.name_queue {
+        if name_queue {
             headers.insert(topology::QUEUE_HEADER.into(), AMQPValue::LongString(self.queue.into()));
         }
         BasicProperties::default()

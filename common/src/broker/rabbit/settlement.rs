@@ -7,17 +7,16 @@
 use super::{
     connection::REQUEST_TIMEOUT,
     consumer::Session,
-    publisher::{Outgoing, Publisher},
+    publisher::{FailedHeaders, Headers, Outgoing, Publisher},
 };
 use crate::{
     broker::{
-        BrokerError, Disposition, Settlement,
+        BrokerError, Disposition, Publication, Settlement,
         topology::{self, RetryPolicy},
     },
     job::QueueName,
 };
 use async_trait::async_trait;
-use bytes::Bytes;
 use lapin::{
     Acker,
     options::{BasicAckOptions, BasicRejectOptions},
@@ -31,26 +30,30 @@ pub(super) struct Settler {
     pub(super) publisher: Arc<Publisher>,
     pub(super) queue: QueueName,
     pub(super) policy: RetryPolicy,
+    /// Named in what fails.
+    pub(super) worker: Option<Arc<str>>,
 }
 
 /// One unsettled delivery.
 pub(super) struct RabbitSettlement {
     settler: Arc<Settler>,
     acker: Acker,
-    body: Bytes,
-    attempt: u32,
+    /// The message as it would be published anew.
+    message: Publication,
+    deferrals: u32,
 }
 
 impl RabbitSettlement {
-    pub(super) fn new(settler: Arc<Settler>, acker: Acker, body: Bytes, attempt: u32) -> Self {
-        Self { settler, acker, body, attempt }
+    pub(super) fn new(settler: Arc<Settler>, acker: Acker, message: Publication, deferrals: u32) -> Self {
+        Self { settler, acker, message, deferrals }
     }
 
     async fn ack(&self) -> Result<(), BrokerError> {
         self.written(self.acker.ack(BasicAckOptions::default())).await
     }
 
-    async fn requeue(&self) -> Result<(), BrokerError> {
+    /// Back to the head of the queue, counted by the broker.
+    async fn reject(&self) -> Result<(), BrokerError> {
         // Not nack: from RabbitMQ 4.3 that no longer counts towards the delivery limit.
         self.written(self.acker.reject(BasicRejectOptions { requeue: true })).await
     }
@@ -64,36 +67,48 @@ impl RabbitSettlement {
         }
     }
 
+    fn headers<'a>(&'a self, reason: Option<&'a str>) -> Headers<'a> {
+        let failed = reason.map(|reason| FailedHeaders { reason, worker: self.settler.worker.as_deref() });
+        let Publication { attempt, deliveries, .. } = self.message;
+        Headers { attempt, deliveries, deferrals: self.deferrals, failed, name_queue: false }
+    }
+
+    /// To the end of its own queue. A copy, because a rejected message would count as one that killed its worker.
+    async fn requeue(&self) -> Result<(), BrokerError> {
+        let work_queue = topology::work_queue(&self.settler.queue);
+        self.move_on(&self.outgoing("", &work_queue, self.headers(None))).await
+    }
+
     /// To the retry queue, or to the dead letters when the attempts are used up.
     async fn retry(&self, reason: &str) -> Result<(), BrokerError> {
-        let Some(attempt) = self.settler.policy.next_attempt(self.attempt) else {
+        let Some(attempt) = self.settler.policy.next_attempt(self.message.attempt) else {
             return self.dead_letter(reason).await;
         };
-        let retry_queue = topology::retry_queue(&self.settler.queue);
-        let message = Outgoing {
-            queue: self.settler.queue.as_str(),
-            exchange: "",
-            routing_key: &retry_queue,
-            body: &self.body,
-            attempt,
-            reason: Some(reason),
-            name_queue: false,
+        self.rest(Headers { attempt, deferrals: 0, ..self.headers(Some(reason)) }).await
+    }
+
+    /// To the retry queue without counting an attempt, or to the dead letters after too many of these.
+    async fn defer(&self, reason: &str) -> Result<(), BrokerError> {
+        let Some(deferrals) = self.settler.policy.next_deferral(self.deferrals) else {
+            return self.dead_letter(reason).await;
         };
-        self.move_on(&message).await
+        self.rest(Headers { deferrals, ..self.headers(Some(reason)) }).await
+    }
+
+    async fn rest(&self, headers: Headers<'_>) -> Result<(), BrokerError> {
+        let retry_queue = topology::retry_queue(&self.settler.queue);
+        self.move_on(&self.outgoing("", &retry_queue, headers)).await
     }
 
     async fn dead_letter(&self, reason: &str) -> Result<(), BrokerError> {
         let work_queue = topology::work_queue(&self.settler.queue);
-        let message = Outgoing {
-            queue: self.settler.queue.as_str(),
-            exchange: topology::DEAD,
-            routing_key: &work_queue,
-            body: &self.body,
-            attempt: self.attempt,
-            reason: Some(reason),
-            name_queue: true,
-        };
-        self.move_on(&message).await
+        let headers = Headers { name_queue: true, ..self.headers(Some(reason)) };
+        self.move_on(&self.outgoing(topology::DEAD, &work_queue, headers)).await
+    }
+
+    fn outgoing<'a>(&'a self, exchange: &'a str, routing_key: &'a str, headers: Headers<'a>) -> Outgoing<'a> {
+        let queue = self.settler.queue.as_str();
+        Outgoing { queue, exchange, routing_key, body: &self.message.body, headers }
     }
 
     /// Publishes, then acks; what could not be published goes back to where it came from.
@@ -103,7 +118,7 @@ impl RabbitSettlement {
             return Err(BrokerError::Stale);
         }
         if let Err(error) = self.settler.publisher.publish(message).await {
-            if let Err(stale) = self.requeue().await {
+            if let Err(stale) = self.reject().await {
                 tracing::debug!(queue = message.queue, %stale, "a delivery that could not be moved on went back by itself");
             }
             return Err(error);
@@ -119,6 +134,7 @@ impl Settlement for RabbitSettlement {
             Disposition::Ack => self.ack().await,
             Disposition::Requeue => self.requeue().await,
             Disposition::Retry { reason } => self.retry(&reason).await,
+            Disposition::Defer { reason } => self.defer(&reason).await,
             Disposition::DeadLetter { reason } => self.dead_letter(&reason).await,
         }
     }

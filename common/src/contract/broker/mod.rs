@@ -11,7 +11,7 @@ pub use rabbit::{crash_is_survived, rabbit_only};
 
 use crate::{
     broker::{
-        Broker, BrokerError, Consumer, Delivery, Disposition, Publication, QueueDepth,
+        Broker, BrokerError, Consumer, DeadLetter, Delivery, Disposition, Publication, QueueDepth, Verdict,
         topology::{DELIVERY_LIMIT, RetryPolicy},
     },
     job::QueueName,
@@ -29,7 +29,8 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 /// The retries that the factory must give its broker: short, so that the suite is.
-pub const POLICY: RetryPolicy = RetryPolicy { delay: Duration::from_millis(500), max_attempts: 2 };
+pub const POLICY: RetryPolicy =
+    RetryPolicy { delay: Duration::from_millis(500), max_attempts: 2, max_deferrals: 2 };
 
 /// How long anything may take that must happen. Generous: brokers under test share a small machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -58,9 +59,11 @@ where
     prefetch_is_a_limit(broker).await;
     dropped_delivery_comes_back(broker).await;
     requeued_delivery_comes_back(broker).await;
+    deferred_delivery_comes_back_later(broker).await;
     retry_comes_back_later(broker).await;
     used_up_attempts_become_a_dead_letter(broker).await;
     dead_letter_is_counted(broker).await;
+    dead_letters_are_judged(broker).await;
     killer_becomes_a_dead_letter(broker).await;
     depth_follows_the_queue(broker).await;
     cancel_gives_back_what_was_not_handed_out(broker).await;
@@ -139,13 +142,14 @@ async fn round_trip_in_order_and_acked_once(broker: &dyn Broker) {
     for body in ["a", "b", "c"] {
         publish(broker, &queue, body).await;
     }
-    let carried = Publication { body: "d".into(), attempt: 7 };
+    let carried = Publication { body: "d".into(), attempt: 7, deliveries: 2 };
     soon("a confirm", broker.publish(&queue, carried)).await.expect("a confirm");
     let mut consumer = subscribe(broker, &queue, 10).await;
     assert!(*consumer.attached().borrow());
-    for (body, attempt) in [("a", 0), ("b", 0), ("c", 0), ("d", 7)] {
+    for (body, attempt, deliveries) in [("a", 0, 0), ("b", 0, 0), ("c", 0, 0), ("d", 7, 2)] {
         let delivery = next(&mut consumer).await;
         assert_eq!((&delivery.body[..], delivery.attempt), (body.as_bytes(), attempt), "in order");
+        assert_eq!((delivery.deliveries, delivery.seen()), (deliveries, attempt > 0));
         assert!(!delivery.redelivered);
         ack(delivery).await;
     }
@@ -191,27 +195,86 @@ async fn dropped_delivery_comes_back(broker: &dyn Broker) {
     let queue = fresh_queue("drop");
     let mut consumer = subscribe(broker, &queue, 1).await;
     publish(broker, &queue, "a").await;
-    for attempt in 0..3 {
+    for deliveries in 0..3 {
         let delivery = next(&mut consumer).await;
-        assert_eq!((&delivery.body[..], delivery.attempt), (&b"a"[..], attempt));
-        assert_eq!(delivery.redelivered, attempt > 0);
-        if attempt == 2 {
+        assert_eq!((&delivery.body[..], delivery.attempt, delivery.deliveries), (&b"a"[..], 0, deliveries));
+        assert_eq!((delivery.redelivered, delivery.seen()), (deliveries > 0, deliveries > 0));
+        if deliveries == 2 {
             ack(delivery).await;
         }
     }
     nothing_comes(&mut consumer).await;
 }
 
+/// What was given back on purpose has not killed anybody, and keeps what was counted before.
 async fn requeued_delivery_comes_back(broker: &dyn Broker) {
     let queue = fresh_queue("requeue");
     let mut consumer = subscribe(broker, &queue, 1).await;
     publish(broker, &queue, "a").await;
-    let delivery = next(&mut consumer).await;
-    soon("a requeue", delivery.settle(Disposition::Requeue)).await.expect("a requeue");
+    for deliveries in [0, 1] {
+        let delivery = next(&mut consumer).await;
+        soon("a requeue", delivery.settle(Disposition::Requeue)).await.expect("a requeue");
+        let again = next(&mut consumer).await;
+        assert_eq!((&again.body[..], again.attempt, again.deliveries), (&b"a"[..], 0, deliveries));
+        if deliveries == 1 {
+            ack(again).await;
+        }
+    }
+    nothing_comes(&mut consumer).await;
+}
+
+/// A message that waits for something else to be mended comes back late and uses nothing up.
+async fn deferred_delivery_comes_back_later(broker: &dyn Broker) {
+    let queue = fresh_queue("defer");
+    let mut consumer = subscribe(broker, &queue, 1).await;
+    let dead = broker.dead_depth().await.expect("the dead letters");
+    publish(broker, &queue, "a").await;
+    for _ in 0..=POLICY.max_deferrals {
+        let delivery = next(&mut consumer).await;
+        assert_eq!((delivery.attempt, delivery.deliveries), (0, 0));
+        let began = Instant::now();
+        let defer = Disposition::Defer { reason: "the ledger is away".into() };
+        soon("a deferral", delivery.settle(defer)).await.expect("a deferral");
+        assert!(began.elapsed() < SOON);
+    }
+    until_dead(broker, dead + 1).await;
+    nothing_comes(&mut consumer).await;
+}
+
+/// Dead letters can be looked at, sent back and removed, one by one.
+async fn dead_letters_are_judged(broker: &dyn Broker) {
+    let queue = fresh_queue("judged");
+    let mut consumer = subscribe(broker, &queue, 1).await;
+    for body in ["keep", "retry", "drop"] {
+        publish(broker, &queue, body).await;
+        let verdict = Disposition::DeadLetter { reason: format!("to {body}") };
+        soon("a dead letter", next(&mut consumer).await.settle(verdict)).await.expect("a dead letter");
+    }
+    let before = broker.dead_depth().await.expect("the dead letters");
+    let judge = &mut |letter: &DeadLetter| match &letter.body[..] {
+        _ if letter.queue.as_ref() != Some(&queue) => Verdict::Keep,
+        b"retry" => Verdict::Retry,
+        b"drop" => Verdict::Drop,
+        _ => Verdict::Keep,
+    };
+    for round in 0..2 {
+        let judged = soon("the verdicts", broker.judge_dead(1_000, judge)).await.expect("the verdicts");
+        assert!(judged.iter().all(|(letter, _)| !letter.reason.is_empty()));
+        let ours: Vec<_> =
+            judged.iter().filter(|(letter, _)| letter.queue.as_ref() == Some(&queue)).collect();
+        let bodies: Vec<&[u8]> = ours.iter().map(|(letter, _)| &letter.body[..]).collect();
+        match round {
+            0 => assert_eq!(bodies, [&b"keep"[..], b"retry", b"drop"], "the oldest first"),
+            _ => assert_eq!(bodies, [b"keep"], "what was kept is there, and nothing else"),
+        }
+        assert_eq!(ours[0].0.reason, "to keep");
+        until_dead(broker, before - 2).await;
+    }
     let again = next(&mut consumer).await;
-    assert_eq!((&again.body[..], again.attempt, again.redelivered), (&b"a"[..], 1, true));
+    assert_eq!((&again.body[..], again.attempt, again.deliveries), (&b"retry"[..], 0, 0), "as new work");
     ack(again).await;
     nothing_comes(&mut consumer).await;
+    assert!(soon("none", broker.judge_dead(0, judge)).await.expect("none").is_empty());
 }
 
 async fn retry_comes_back_later(broker: &dyn Broker) {
@@ -269,11 +332,20 @@ async fn killer_becomes_a_dead_letter(broker: &dyn Broker) {
     let mut consumer = subscribe(broker, &queue, 1).await;
     let dead = broker.dead_depth().await.expect("the dead letters");
     publish(broker, &queue, "killer").await;
-    for attempt in 0..=DELIVERY_LIMIT {
-        assert_eq!(next(&mut consumer).await.attempt, attempt);
+    for deliveries in 0..=DELIVERY_LIMIT {
+        let delivery = next(&mut consumer).await;
+        assert_eq!((delivery.attempt, delivery.deliveries), (0, deliveries));
     }
     until_dead(broker, dead + 1).await;
     nothing_comes(&mut consumer).await;
+    let judge = &mut |letter: &DeadLetter| match letter.queue.as_ref() == Some(&queue) {
+        true => Verdict::Drop,
+        false => Verdict::Keep,
+    };
+    let judged = soon("the verdicts", broker.judge_dead(1_000, judge)).await.expect("the verdicts");
+    let (letter, _) =
+        judged.iter().find(|(_, verdict)| *verdict == Verdict::Drop).expect("the killer's lane is known");
+    assert_eq!((&*letter.reason, &letter.worker), ("delivery_limit", &None));
 }
 
 async fn depth_follows_the_queue(broker: &dyn Broker) {

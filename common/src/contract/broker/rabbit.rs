@@ -106,6 +106,7 @@ async fn headers_say_why(broker: &RabbitBroker, management: &Management) {
     assert_eq!(headers[topology::REASON_HEADER], "no JSON");
     assert_eq!(headers[topology::QUEUE_HEADER], Value::from(queue.as_str()));
     assert_eq!(headers[topology::ATTEMPT_HEADER], 1);
+    assert!(headers[topology::TIME_HEADER].as_u64().is_some_and(|ms| ms > 1_700_000_000_000), "{headers}");
 }
 
 async fn lost_connection_is_made_again(broker: &RabbitBroker, management: &Management) {
@@ -120,7 +121,7 @@ async fn lost_connection_is_made_again(broker: &RabbitBroker, management: &Manag
     let mut again = Vec::new();
     for _ in 0..2 {
         let delivery = next(&mut consumer).await;
-        assert_eq!((delivery.attempt, delivery.redelivered), (1, true));
+        assert_eq!((delivery.attempt, delivery.deliveries, delivery.redelivered), (0, 1, true));
         again.push(delivery);
     }
     let settling = [Disposition::Ack, Disposition::Retry { reason: "late".into() }];

@@ -1,10 +1,32 @@
--- Records a finished batch. Only the call that turns its bit on moves the counters.
--- KEYS: meta, done (one bit a batch), errors, rate (images by 10-second bucket).
+-- Records a finished batch and ends its claim. Only the call that turns its bit on moves the counters.
+-- KEYS: meta, done (one bit a batch), errors, rate (images by 10-second bucket), claims, claimers.
 -- ARGV: batch number, images ok, images failed, then pairs of error code and count.
 -- Returns first (1 or 0), and 1 if the plan is at its end and every batch of it is done.
+-- Returns -1 if the job is unknown, or if some of its keys are gone (evicted): the rest is removed then, because
+-- a bitmap without its bits would count batches twice.
 local BUCKET_SECONDS = 10
 local BUCKETS_KEPT = 12
 local meta = KEYS[1]
+local function number(field)
+  return tonumber(redis.call('HGET', meta, field) or '0')
+end
+if not redis.call('HGET', meta, 'open') then
+  return {-1, 0}
+end
+local complete = redis.call('HGET', meta, 'state') == 'complete'
+if not complete then
+  local bits_gone = number('done') > 0 and redis.call('EXISTS', KEYS[2]) == 0
+  local codes_gone = number('failed') > 0 and redis.call('EXISTS', KEYS[3]) == 0
+  if bits_gone or codes_gone then
+    redis.call('DEL', unpack(KEYS))
+    return {-1, 0}
+  end
+end
+redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('HDEL', KEYS[6], ARGV[1])
+if complete then
+  return {0, 1}
+end
 local first = redis.call('SETBIT', KEYS[2], ARGV[1], 1) == 0
 if first then
   local images = tonumber(ARGV[2]) + tonumber(ARGV[3])
@@ -32,9 +54,7 @@ if first then
     end
   end
 end
-local planned = tonumber(redis.call('HGET', meta, 'batches_planned') or '0')
-local done = tonumber(redis.call('HGET', meta, 'done') or '0')
-if redis.call('HGET', meta, 'plan_complete') and done >= planned then
+if redis.call('HGET', meta, 'plan_complete') and number('done') >= number('batches_planned') then
   return {first and 1 or 0, 1}
 end
 return {first and 1 or 0, 0}

@@ -1,11 +1,11 @@
 -- Records a job, or takes a cancelled one back to work; anything else is left as it is.
--- KEYS: meta, done, errors, rate. ARGV: out, queue, created (ms since 1970).
+-- KEYS: meta, done, errors, rate, claims, claimers. ARGV: out, queue, created (ms since 1970).
 -- Another time of creation is another job of the same name, whose output was removed: nothing of the old one holds.
 local had = redis.call('HGET', KEYS[1], 'created')
 if had and had ~= ARGV[3] then
-  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+  redis.call('DEL', unpack(KEYS))
 end
--- `open` is what makes a job known: counters may be here before it, when the ledger was wiped under a running job.
+-- `open` is what makes a job known: what is planned may be here before it, when the ledger was wiped under a submit.
 redis.call('HSETNX', KEYS[1], 'out', ARGV[1])
 redis.call('HSETNX', KEYS[1], 'queue', ARGV[2])
 redis.call('HSETNX', KEYS[1], 'created', ARGV[3])
