@@ -31,6 +31,7 @@ use trawl_worker::{
         fetch::{FetchLimits, Fetcher},
         meters::{Meters, Stage},
         pool::{PoolSettings, PoolThreads},
+        solo::Room,
         start_pool,
     },
     preprocess::{self, Limits, Recipe, Scratch},
@@ -141,6 +142,10 @@ impl Scene {
             worker: "test".into(),
             attempts: Arc::default(),
             finished: watch::Sender::new(0),
+            room: Room::default(),
+            reclaim_after: None,
+            begun: None,
+            device_lost: CancellationToken::new(),
         };
         (Arc::new(pipeline), threads)
     }
