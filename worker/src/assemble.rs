@@ -106,6 +106,8 @@ pub fn pipeline(
         worker: worker_name(),
         attempts: Arc::default(),
         finished: watch::Sender::new(0),
+        #[cfg(any(test, feature = "testing"))]
+        order: crate::pipeline::settle::SettleOrder::default(),
     };
     (Arc::new(pipeline), threads)
 }

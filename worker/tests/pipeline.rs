@@ -31,6 +31,7 @@ use trawl_worker::{
         fetch::{FetchLimits, Fetcher},
         meters::{Meters, Stage},
         pool::{PoolSettings, PoolThreads},
+        settle::SettleOrder,
         start_pool,
     },
     preprocess::{self, Limits, Recipe, Scratch},
@@ -141,6 +142,7 @@ impl Scene {
             worker: "test".into(),
             attempts: Arc::default(),
             finished: watch::Sender::new(0),
+            order: SettleOrder::default(),
         };
         (Arc::new(pipeline), threads)
     }

@@ -66,6 +66,9 @@ pub struct Pipeline {
     pub attempts: Arc<AtomicU64>,
     /// Jobs finished by this worker: bumped after each `_SUCCESS`.
     pub finished: watch::Sender<u64>,
+    /// The order of settling; a wrong one shows that a simulation would notice.
+    #[cfg(any(test, feature = "testing"))]
+    pub order: settle::SettleOrder,
 }
 
 /// How a pipeline ended.
@@ -85,6 +88,16 @@ pub fn start_pool(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Pool>, Po
     Pool::start(settings, infer::forward, meters)
 }
 
+/// The same as a tokio task, for simulations: each piece of work takes `pace` of the runtime's clock.
+#[cfg(any(test, feature = "testing"))]
+pub fn start_pool_as_task(
+    settings: PoolSettings,
+    meters: Arc<Meters>,
+    pace: Duration,
+) -> (Arc<Pool>, PoolThreads) {
+    Pool::start_as_task(settings, infer::forward, meters, pace)
+}
+
 impl Pipeline {
     /// The same stages, for another queue.
     #[must_use]
@@ -101,6 +114,8 @@ impl Pipeline {
             worker: self.worker.clone(),
             attempts: self.attempts.clone(),
             finished: watch::Sender::new(0),
+            #[cfg(any(test, feature = "testing"))]
+            order: self.order,
         })
     }
 
@@ -228,6 +243,7 @@ async fn drain(tasks: &mut JoinSet<()>, shutdown: &Shutdown, grace: Duration) ->
         }
     };
     tokio::select! {
+        biased;
         () = all => return Drained::Clean,
         () = shutdown.now.cancelled() => {}
         () = tokio::time::sleep(grace) => {}

@@ -52,6 +52,17 @@ pub struct Subject {
     pub batch: BatchNumber,
 }
 
+/// In which order a batch is settled.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SettleOrder {
+    /// The right one: put, complete, ack.
+    #[default]
+    AckLast,
+    /// Wrong: a crash after the ack loses the batch.
+    AckFirst,
+}
+
 impl Pipeline {
     /// Ends `delivery`. Not cancel safe: once begun it must run to its end, or the broker delivers again.
     pub(super) async fn settle(
@@ -60,6 +71,10 @@ impl Pipeline {
         subject: Option<&Subject>,
         finished: Result<Finished, Failure>,
     ) {
+        #[cfg(any(test, feature = "testing"))]
+        if self.order == SettleOrder::AckFirst {
+            return self.ack_first(delivery, subject, finished).await;
+        }
         let committed = match (finished, subject) {
             (Ok(finished), Some(subject)) => self.commit(subject, finished).await,
             (Ok(_), None) => Ok(()),
@@ -88,6 +103,19 @@ impl Pipeline {
         if let Err(error) = delivery.settle(disposition).await {
             // The broker delivers it again; whoever gets it finds the part.
             tracing::warn!(%error, "the delivery could not be settled");
+        }
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    async fn ack_first(
+        &self,
+        delivery: Delivery,
+        subject: Option<&Subject>,
+        finished: Result<Finished, Failure>,
+    ) {
+        let acked = delivery.settle(finished.as_ref().map_or_else(disposition, |_| Disposition::Ack)).await;
+        if let (Ok(()), Ok(finished), Some(subject)) = (acked, finished, subject) {
+            let _nobody_left_to_tell = self.commit(subject, finished).await;
         }
     }
 
