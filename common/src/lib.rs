@@ -22,6 +22,7 @@ pub mod job;
 pub mod ledger;
 pub mod location;
 pub mod model_file;
+pub mod offload;
 pub mod planning;
 pub mod results;
 pub mod retry;

@@ -57,11 +57,11 @@ impl RetryPolicy {
         let built: ExponentialBackoff = ExponentialBackoffBuilder::new()
             .with_initial_interval(self.initial)
             .with_max_interval(self.max_interval)
-            .with_max_elapsed_time(Some(self.max_elapsed))
+            .with_max_elapsed_time(None)
             .with_multiplier(MULTIPLIER)
-            .with_randomization_factor(JITTER)
+            .with_randomization_factor(0.0)
             .build();
-        let mut schedule = Schedule {
+        let mut growing = exponential::ExponentialBackoff {
             current_interval: built.current_interval,
             initial_interval: built.initial_interval,
             randomization_factor: built.randomization_factor,
@@ -71,12 +71,58 @@ impl RetryPolicy {
             max_elapsed_time: built.max_elapsed_time,
             clock: TokioClock,
         };
-        schedule.reset();
-        schedule
+        growing.reset();
+        Schedule { growing, max_elapsed: Some(self.max_elapsed) }
     }
 }
 
-type Schedule = exponential::ExponentialBackoff<TokioClock>;
+/// Growing pauses, with the jitter put on here: the crate's own cannot be seeded.
+#[derive(Debug)]
+struct Schedule {
+    growing: exponential::ExponentialBackoff<TokioClock>,
+    max_elapsed: Option<Duration>,
+}
+
+impl backoff::backoff::Backoff for Schedule {
+    fn reset(&mut self) {
+        self.growing.reset();
+    }
+
+    fn next_backoff(&mut self) -> Option<Duration> {
+        let pause = self.growing.next_backoff()?.mul_f64(1.0 + JITTER * (2.0 * jitter::draw() - 1.0));
+        match self.max_elapsed {
+            Some(longest) if self.growing.get_elapsed_time() + pause > longest => None,
+            _ => Some(pause),
+        }
+    }
+}
+
+/// Where jitter comes from: the system's randomness, or a simulation's seed.
+pub mod jitter {
+    use std::hash::{BuildHasher, RandomState};
+
+    #[cfg(any(test, feature = "testing"))]
+    thread_local! {
+        static SOURCE: std::cell::RefCell<Option<Box<dyn FnMut() -> f64>>> = const { std::cell::RefCell::new(None) };
+    }
+
+    /// Takes the jitter of this thread from `source`, which gives numbers from 0 to 1; `None`: from the system.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn take_from(source: Option<Box<dyn FnMut() -> f64>>) {
+        SOURCE.set(source);
+    }
+
+    /// From 0 to 1.
+    pub(super) fn draw() -> f64 {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(drawn) = SOURCE.with_borrow_mut(|source| source.as_mut().map(|draw| draw())) {
+            return drawn;
+        }
+        // The standard library's hashers are seeded from the system's randomness, each one differently.
+        let random = RandomState::new().hash_one(0_u8);
+        (random >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
 
 /// The runtime's clock, so that a paused test clock is believed.
 #[derive(Debug, Clone, Copy)]
@@ -142,13 +188,13 @@ impl Backoff {
     /// Begins with the policy's first pause.
     pub fn new(policy: RetryPolicy) -> Self {
         let mut schedule = policy.schedule();
-        schedule.max_elapsed_time = None;
+        schedule.max_elapsed = None;
         Self { schedule }
     }
 
     /// How long to wait now. There is always another pause.
     pub fn next_delay(&mut self) -> Duration {
-        let longest = self.schedule.max_interval;
+        let longest = self.schedule.growing.max_interval;
         self.schedule.next_backoff().unwrap_or(longest)
     }
 

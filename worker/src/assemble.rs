@@ -114,6 +114,8 @@ pub fn pipeline(
         reclaim_after: None,
         begun: None,
         device_lost: CancellationToken::new(),
+        #[cfg(any(test, feature = "testing"))]
+        order: crate::pipeline::settle::SettleOrder::default(),
     };
     (pipeline, threads)
 }

@@ -10,6 +10,7 @@ use crate::{
 };
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,6 +23,7 @@ use trawl_common::{
     job::{JobId, JobSpec, Precision},
     location::Location,
     model_file::{self, ModelFile, ModelFileError},
+    offload::offload,
     results::{OutputLayout, schema::Columns},
     storage::{
         Stores,
@@ -252,8 +254,12 @@ impl Jobs {
             }
         };
         let (loader, precision) = (self.loader.clone(), spec.precision);
-        let loading = tokio::task::spawn_blocking(move || load(&*loader, &file, precision));
-        let model = loading.await.map_err(|panic| Failure::Model(panic.to_string()))??;
+        let loading = offload(move || {
+            let load = AssertUnwindSafe(|| load(&*loader, &file, precision));
+            catch_unwind(load)
+                .map_err(|_| Failure::Model("loading it panicked, as the log above says".into()))
+        });
+        let model = loading.await??;
         let model = Arc::new(model);
         tracing::info!(
             model.name = %model.spec.name, model.sha256 = %model.sha256,

@@ -33,6 +33,7 @@ use trawl_worker::{
         fetch::{FetchLimits, Fetcher},
         meters::{Meters, Stage},
         pool::{PoolSettings, PoolThreads},
+        settle::SettleOrder,
         solo::Room,
         start_pool,
     },
@@ -159,6 +160,7 @@ impl Scene {
             reclaim_after: None,
             begun: None,
             device_lost: CancellationToken::new(),
+            order: SettleOrder::default(),
         };
         (Arc::new(pipeline), threads)
     }

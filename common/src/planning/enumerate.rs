@@ -14,6 +14,7 @@ use crate::{
     batch::ImageRef,
     job::JobSpec,
     location::Location,
+    offload::offload,
     results::{Cursor, OutputLayout},
     storage::{ListPage, ObjectMeta, Storage, StorageError, Stores},
 };
@@ -86,12 +87,12 @@ impl Scope {
     /// [`PlanError::Location`] or [`PlanError::BadGlob`].
     pub async fn of(spec: &JobSpec) -> Result<Self, PlanError> {
         let (given, base_dir) = (spec.sources.clone(), spec.base_dir.clone());
-        let parsed = tokio::task::spawn_blocking(move || {
+        let parsed = offload(move || {
             let base_dir = Path::new(&base_dir);
             given.iter().map(|given| Source::parse(given, base_dir, Path::exists)).collect::<Result<_, _>>()
         });
         Ok(Self {
-            sources: parsed.await.expect("parsing does not panic")?,
+            sources: parsed.await?,
             filter: Filter::new(&spec.include, &spec.exclude)?,
             limit: spec.limit.unwrap_or(u64::MAX),
             out: OutputLayout::new(Location::parse(&spec.out, Path::new(&spec.base_dir))?),

@@ -6,10 +6,11 @@
 use super::{PlanError, cut::PlanSlice};
 use crate::{
     batch::{BatchNumber, ImageRef},
+    offload::offload,
     results::{
         Cursor, OutputLayout, PlanDone, PlanFileFooter,
         footer::FetchFooterError,
-        plan_file::{PlanFileError, encode_plan_file, read_plan_file},
+        plan_file::{encode_plan_file, read_plan_file},
     },
     storage::{PutOutcome, Storage},
 };
@@ -84,11 +85,9 @@ impl PlanLog {
     pub async fn append(&mut self, slice: PlanSlice) -> Result<Appended, PlanError> {
         let key = self.layout.plan_file(self.next_file);
         let (batches, cursor) = (slice.batches.len() as u64, slice.cursor.clone());
-        let encoded = tokio::task::spawn_blocking(move || {
-            encode_plan_file(slice.first_batch, &slice.batches, &slice.cursor)
-        });
+        let encode = move || encode_plan_file(slice.first_batch, &slice.batches, &slice.cursor);
         let bytes =
-            finished(encoded.await).map_err(|reason| PlanError::PlanFile { key: key.clone(), reason })?;
+            offload(encode).await.map_err(|reason| PlanError::PlanFile { key: key.clone(), reason })?;
         if self.store.put_if_absent(&key, bytes.clone()).await? == PutOutcome::AlreadyExists {
             // Equal plans have equal bytes: it may be our own put, whose reply was lost.
             let there = self.store.get(&key, MAX_PLAN_FILE_BYTES).await?;
@@ -160,8 +159,8 @@ pub async fn read_batches(
 ) -> Result<Vec<(BatchNumber, Vec<ImageRef>)>, PlanError> {
     let key = layout.plan_file(index);
     let object = store.get(&key, MAX_PLAN_FILE_BYTES).await?;
-    finished(tokio::task::spawn_blocking(move || read_plan_file(object.bytes)).await)
-        .map_err(|reason| PlanError::PlanFile { key, reason })
+    let read = offload(move || read_plan_file(object.bytes)).await;
+    read.map_err(|reason| PlanError::PlanFile { key, reason })
 }
 
 /// The images of one batch, from the plan file that has it; `None` if none has. Reads the footers of a few files
@@ -194,9 +193,4 @@ pub async fn read_batch(
         }
     }
     Ok(None)
-}
-
-/// The result of work on a blocking thread, which is never aborted; its panic is ours.
-fn finished<T>(joined: Result<Result<T, PlanFileError>, tokio::task::JoinError>) -> Result<T, PlanFileError> {
-    joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -28,6 +28,12 @@ impl Stores {
         Arc::new(Self { buckets_in_memory: true, ..Self::default() })
     }
 
+    /// For tests: the bucket `name` is `store`; other buckets are as [`Stores::in_memory`] has them.
+    pub fn with(name: &str, store: Arc<dyn Storage>) -> Arc<Self> {
+        let open = Mutex::new(HashMap::from([(name.to_owned(), store)]));
+        Arc::new(Self { open, buckets_in_memory: true })
+    }
+
     /// The store that holds `location`; its key is [`Location::key`]. No request is made.
     pub async fn open(&self, location: &Location) -> Arc<dyn Storage> {
         let name = match location {

@@ -90,6 +90,9 @@ pub struct Pipeline {
     pub begun: Option<Arc<Mutex<HashSet<u64>>>>,
     /// Set when a device is lost: nothing more can be done in this process.
     pub device_lost: CancellationToken,
+    /// The order of settling; a wrong one shows that a simulation would notice.
+    #[cfg(any(test, feature = "testing"))]
+    pub order: settle::SettleOrder,
 }
 
 /// How a pipeline ended.
@@ -112,6 +115,16 @@ pub fn start_pool(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Pool>, Po
     Pool::start(settings, infer::forward, meters)
 }
 
+/// The same as a tokio task, for simulations: each piece of work takes `pace` of the runtime's clock.
+#[cfg(any(test, feature = "testing"))]
+pub fn start_pool_as_task(
+    settings: PoolSettings,
+    meters: Arc<Meters>,
+    pace: Duration,
+) -> (Arc<Pool>, PoolThreads) {
+    Pool::start_as_task(settings, infer::forward, meters, pace)
+}
+
 impl Pipeline {
     /// The same stages, for another queue.
     #[must_use]
@@ -132,6 +145,8 @@ impl Pipeline {
             reclaim_after: self.reclaim_after,
             begun: self.begun.clone(),
             device_lost: self.device_lost.clone(),
+            #[cfg(any(test, feature = "testing"))]
+            order: self.order,
         })
     }
 
@@ -326,6 +341,7 @@ async fn drain(
         }
     };
     tokio::select! {
+        biased;
         () = all => return if device_lost.is_cancelled() { Drained::DeviceLost } else { Drained::Clean },
         () = shutdown.now.cancelled() => {}
         () = device_lost.cancelled() => {}

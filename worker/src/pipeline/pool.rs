@@ -6,6 +6,9 @@
 //! across batches; a ragged one goes when nothing is on its way to fill it, or after [`LINGER`]. These are
 //! OS threads: nothing here may be called from, or block, a tokio thread.
 
+#[cfg(any(test, feature = "testing"))]
+mod task;
+
 use super::{
     batch::OpenBatch,
     handover::{Decoded, Undecoded},
@@ -20,8 +23,9 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 use trawl_common::{
     disposition::Failure,
     results::row::{Outcome, ResultRow},
@@ -82,11 +86,33 @@ struct State {
     closed: bool,
 }
 
+/// Wakes whoever waits for the pool's state to change.
+#[derive(Default)]
+struct Bell {
+    threads: Condvar,
+    #[cfg(any(test, feature = "testing"))]
+    task: tokio::sync::Notify,
+}
+
+impl Bell {
+    fn notify_one(&self) {
+        self.threads.notify_one();
+        #[cfg(any(test, feature = "testing"))]
+        self.task.notify_one();
+    }
+
+    fn notify_all(&self) {
+        self.threads.notify_all();
+        #[cfg(any(test, feature = "testing"))]
+        self.task.notify_one();
+    }
+}
+
 /// The compute stage.
 pub struct Pool {
     state: Mutex<State>,
     /// Something to decode, something to forward, or the end.
-    changed: Condvar,
+    changed: Bell,
     settings: PoolSettings,
     forward: Forward,
     meters: Arc<Meters>,
@@ -125,10 +151,16 @@ impl Drop for Expected {
 pub struct PoolThreads {
     pool: Arc<Pool>,
     threads: Vec<JoinHandle<()>>,
+    #[cfg(any(test, feature = "testing"))]
+    task: Option<tokio::task::AbortHandle>,
 }
 
 impl Drop for PoolThreads {
     fn drop(&mut self) {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
         self.pool.lock().closed = true;
         self.pool.changed.notify_all();
         for thread in self.threads.drain(..) {
@@ -162,8 +194,7 @@ fn guarded<T>(batches: &[Arc<OpenBatch>], work: impl FnOnce() -> T) -> Option<T>
 impl Pool {
     /// Starts the threads.
     pub fn start(settings: PoolSettings, forward: Forward, meters: Arc<Meters>) -> (Arc<Self>, PoolThreads) {
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        let pool = Arc::new(Self { state, changed, settings, forward, meters });
+        let pool = Arc::new(Self::new(settings, forward, meters));
         let spawn = |name: String, decodes: bool, forwards: bool, replica: usize| {
             let pool = pool.clone();
             std::thread::Builder::new()
@@ -175,7 +206,17 @@ impl Pool {
             .map(|i| spawn(format!("compute-{i}"), true, settings.forward_in_pool, 0))
             .chain((0..settings.devices).map(|i| spawn(format!("device-{i}"), false, true, i)))
             .collect();
-        (pool.clone(), PoolThreads { pool, threads })
+        let threads = PoolThreads {
+            pool: pool.clone(),
+            threads,
+            #[cfg(any(test, feature = "testing"))]
+            task: None,
+        };
+        (pool, threads)
+    }
+
+    fn new(settings: PoolSettings, forward: Forward, meters: Arc<Meters>) -> Self {
+        Self { state: Mutex::default(), changed: Bell::default(), settings, forward, meters }
     }
 
     /// Announces an image that is being fetched.
@@ -191,62 +232,36 @@ impl Pool {
     fn work(&self, decodes: bool, forwards: bool, replica: usize) {
         crate::model::torchscript::prepare_thread();
         let mut scratch = Scratch::new();
-        loop {
-            match self.next(decodes, forwards) {
-                Task::Decode(image) => {
-                    let batch = image.batch.clone();
-                    let decoded = guarded(&[batch], || self.decode(image, &mut scratch));
-                    self.file(decoded.flatten());
-                }
-                Task::Forward(batch) => {
-                    self.meters.micro_batch(batch.images.len(), self.settings.micro_batch);
-                    let batches: Vec<_> = batch.images.iter().map(|image| image.batch.clone()).collect();
-                    let fit = guarded(&batches, || {
-                        (self.forward)(&batch.model, replica, batch.images, &self.meters)
-                    });
-                    self.adapt(fit);
-                }
-                Task::End => return,
+        while self.perform(self.next(decodes, forwards), replica, &mut scratch) {}
+    }
+
+    /// False at the end.
+    fn perform(&self, task: Task, replica: usize, scratch: &mut Scratch) -> bool {
+        match task {
+            Task::Decode(image) => {
+                let batch = image.batch.clone();
+                let decoded = guarded(&[batch], || self.decode(image, scratch));
+                self.file(decoded.flatten());
             }
+            Task::Forward(batch) => {
+                self.meters.micro_batch(batch.images.len(), self.settings.micro_batch);
+                let batches: Vec<_> = batch.images.iter().map(|image| image.batch.clone()).collect();
+                let fit =
+                    guarded(&batches, || (self.forward)(&batch.model, replica, batch.images, &self.meters));
+                self.adapt(fit);
+            }
+            Task::End => return false,
         }
+        true
     }
 
     fn next(&self, decodes: bool, forwards: bool) -> Task {
         let mut state = self.lock();
         loop {
-            if forwards && let Some(batch) = state.ready.pop_front() {
-                // Decoders may have paused for room.
-                self.changed.notify_all();
-                return Task::Forward(batch);
-            }
-            if forwards && let Some(old) = state.filling.iter().position(|m| m.since.elapsed() >= MAX_LINGER)
-            {
-                return Task::Forward(state.filling.remove(old));
-            }
-            let room =
-                self.settings.devices == 0 || state.ready.len() < READY_PER_DEVICE * self.settings.devices;
-            if decodes
-                && room
-                && let Some(image) = state.undecoded.pop_front()
-            {
-                state.decoding += 1;
-                return Task::Decode(image);
-            }
-            let mut wait = None;
-            if forwards && state.undecoded.is_empty() && state.decoding == 0 && !state.filling.is_empty() {
-                let age = state.filling[0].since.elapsed();
-                if state.expected == 0 || age >= LINGER {
-                    return Task::Forward(state.filling.remove(0));
-                }
-                wait = Some(LINGER.saturating_sub(age));
-            }
-            let idle = state.undecoded.is_empty() && state.ready.is_empty() && state.filling.is_empty();
-            if state.closed && idle && state.decoding == 0 {
-                return Task::End;
-            }
-            state = match wait {
-                Some(time) => self.changed.wait_timeout(state, time).expect("as in lock").0,
-                None => self.changed.wait(state).expect("as in lock"),
+            state = match self.look(&mut state, decodes, forwards) {
+                Ok(task) => return task,
+                Err(Some(time)) => self.changed.threads.wait_timeout(state, time).expect("as in lock").0,
+                Err(None) => self.changed.threads.wait(state).expect("as in lock"),
             };
         }
     }
@@ -268,6 +283,39 @@ impl Pool {
             }
             (Some(Fit::Whole), None) | (None, _) => {}
         }
+    }
+
+    /// What there is to do now, or else how long to wait at most for a change.
+    fn look(&self, state: &mut State, decodes: bool, forwards: bool) -> Result<Task, Option<Duration>> {
+        if forwards && let Some(batch) = state.ready.pop_front() {
+            // Decoders may have paused for room.
+            self.changed.notify_all();
+            return Ok(Task::Forward(batch));
+        }
+        if forwards && let Some(old) = state.filling.iter().position(|m| m.since.elapsed() >= MAX_LINGER) {
+            return Ok(Task::Forward(state.filling.remove(old)));
+        }
+        let room = self.settings.devices == 0 || state.ready.len() < READY_PER_DEVICE * self.settings.devices;
+        if decodes
+            && room
+            && let Some(image) = state.undecoded.pop_front()
+        {
+            state.decoding += 1;
+            return Ok(Task::Decode(image));
+        }
+        let mut wait = None;
+        if forwards && state.undecoded.is_empty() && state.decoding == 0 && !state.filling.is_empty() {
+            let age = state.filling[0].since.elapsed();
+            if state.expected == 0 || age >= LINGER {
+                return Ok(Task::Forward(state.filling.remove(0)));
+            }
+            wait = Some(LINGER.saturating_sub(age));
+        }
+        let idle = state.undecoded.is_empty() && state.ready.is_empty() && state.filling.is_empty();
+        if state.closed && idle && state.decoding == 0 {
+            return Ok(Task::End);
+        }
+        Err(wait)
     }
 
     /// Bytes to pixels; `None` if the image got its error row, or nobody wants it any more.

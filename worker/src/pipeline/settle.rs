@@ -67,6 +67,17 @@ impl Subject {
     }
 }
 
+/// In which order a batch is settled.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SettleOrder {
+    /// The right one: put, complete, ack.
+    #[default]
+    AckLast,
+    /// Wrong: a crash after the ack loses the batch.
+    AckFirst,
+}
+
 impl Pipeline {
     /// Ends `delivery`. Not cancel safe: once begun it must run to its end, or the broker delivers again.
     pub(super) async fn settle(
@@ -75,6 +86,10 @@ impl Pipeline {
         subject: Option<&Subject>,
         finished: Result<Finished, Failure>,
     ) {
+        #[cfg(any(test, feature = "testing"))]
+        if self.order == SettleOrder::AckFirst {
+            return self.ack_first(delivery, subject, finished).await;
+        }
         let committed = match (finished, subject) {
             (Ok(finished), Some(subject)) => self.commit(subject, finished).await,
             (Ok(_), None) => Ok(()),
@@ -110,6 +125,19 @@ impl Pipeline {
         }
         if matches!(committed, Err(Failure::DeviceLost(_))) {
             self.device_lost.cancel();
+        }
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    async fn ack_first(
+        &self,
+        delivery: Delivery,
+        subject: Option<&Subject>,
+        finished: Result<Finished, Failure>,
+    ) {
+        let acked = delivery.settle(finished.as_ref().map_or_else(disposition, |_| Disposition::Ack)).await;
+        if let (Ok(()), Ok(finished), Some(subject)) = (acked, finished, subject) {
+            let _nobody_left_to_tell = self.commit(subject, finished).await;
         }
     }
 

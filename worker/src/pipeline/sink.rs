@@ -8,6 +8,7 @@ use bytes::Bytes;
 use std::{sync::Arc, time::Instant};
 use trawl_common::{
     disposition::{Failure, describe},
+    offload::offload,
     results::{
         part::{PartError, PartFooter, encode_part},
         row::ResultRow,
@@ -37,12 +38,11 @@ impl Pipeline {
         let (number, attempt) = (batch.descriptor.batch, self.next_attempt_id());
         let footer = PartFooter::new(&batch.job.spec, number, attempt, self.worker.clone()).counted(&rows);
         let columns = batch.job.columns;
-        let encoding = tokio::task::spawn_blocking(move || {
+        let encoded = offload(move || {
             let bytes = encode_part(&rows, columns, &footer)?;
             Ok(EncodedPart { bytes, footer })
         });
-        let encoded = encoding.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        let part = encoded.map_err(|e: PartError| Failure::Output(describe(&e)))?;
+        let part = encoded.await.map_err(|e: PartError| Failure::Output(describe(&e)))?;
         self.meters.stage(Stage::Encode, began.elapsed(), 1);
         Ok(part)
     }
