@@ -11,6 +11,7 @@ pub mod images;
 pub mod programs;
 pub mod proxy;
 pub mod rows;
+pub mod scene;
 pub mod stack;
 pub mod wait;
 
