@@ -17,6 +17,7 @@ pub mod contract;
 pub mod disposition;
 pub mod error_code;
 pub mod exit;
+pub mod failpoint;
 pub mod finalize;
 pub mod job;
 pub mod ledger;

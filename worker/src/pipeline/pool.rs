@@ -325,6 +325,7 @@ impl Pool {
             return None;
         }
         let began = Instant::now();
+        trawl_common::failpoint::hit_blocking(trawl_common::failpoint::DECODE_BEFORE);
         let prepared = preprocess::prepare(&bytes, &batch.job.recipe, scratch);
         self.meters.stage(Stage::Decode, began.elapsed(), 1);
         let size = bytes.len() as u64;
