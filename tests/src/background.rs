@@ -146,4 +146,9 @@ impl Dice {
         let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
         bits as f64 / f64::from(1u32 << 31) / 2.0
     }
+
+    /// A whole number from 0 up to but not including `below`; 0 if that is 0.
+    pub(crate) fn below(&mut self, below: usize) -> usize {
+        (self.roll() * below as f64) as usize
+    }
 }

@@ -109,6 +109,9 @@ struct State {
     dice: Dice,
     done: BTreeMap<Misdeed, u64>,
     requests: u64,
+    /// Reads of such paths are counted when their whole answer went out.
+    watched: Option<String>,
+    delivered: u64,
 }
 
 impl HttpFaults {
@@ -122,7 +125,14 @@ impl HttpFaults {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket of ours");
         let address = listener.local_addr().expect("a bound socket");
-        let state = State { rules: Vec::new(), dice: Dice::new(seed), done: BTreeMap::new(), requests: 0 };
+        let state = State {
+            rules: Vec::new(),
+            dice: Dice::new(seed),
+            done: BTreeMap::new(),
+            requests: 0,
+            watched: None,
+            delivered: 0,
+        };
         let state = Arc::new(Mutex::new(state));
         let front = Front { upstream, state: state.clone() };
         let server = Background::start("http-faults", (), move |ear| front.serve(listener, ear));
@@ -152,6 +162,17 @@ impl HttpFaults {
         lock(&self.state).done.get(&misdeed).copied().unwrap_or(0)
     }
 
+    /// Counts, from now on, the objects that were read whole and whose path holds this text.
+    pub fn watch(&self, path: &str) {
+        let mut state = lock(&self.state);
+        (state.watched, state.delivered) = (Some(path.to_owned()), 0);
+    }
+
+    /// How many there were.
+    pub fn delivered(&self) -> u64 {
+        lock(&self.state).delivered
+    }
+
     /// Requests since the start.
     pub fn requests(&self) -> u64 {
         lock(&self.state).requests
@@ -173,6 +194,14 @@ impl State {
         let misdeed = struck.misdeed;
         *self.done.entry(misdeed).or_default() += 1;
         Some(misdeed)
+    }
+}
+
+impl State {
+    fn went_out(&mut self, method: &Method, path: &str) {
+        if method == Method::GET && self.watched.as_ref().is_some_and(|watched| path.contains(watched)) {
+            self.delivered += 1;
+        }
     }
 }
 
@@ -230,7 +259,11 @@ impl Front {
             Some(Misdeed::Delay(delay)) => tokio::time::sleep(delay).await,
             Some(Misdeed::LoseReply | Misdeed::FalseError | Misdeed::Truncate) | None => {}
         }
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         let answer = self.forward(Request::from_parts(head, Full::new(body))).await?;
+        if matches!(verdict, None | Some(Misdeed::Delay(_))) && answer.status().is_success() {
+            lock(&self.state).went_out(&method, &path);
+        }
         match verdict {
             Some(Misdeed::LoseReply) => Err(io::Error::other("the reply is lost")),
             Some(Misdeed::FalseError) => Ok(error(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR)),

@@ -6,6 +6,7 @@
 
 mod background;
 pub mod bucket;
+pub mod chaos;
 pub mod http_faults;
 pub mod images;
 pub mod programs;

@@ -8,7 +8,7 @@ use crate::{
 };
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 use tempfile::TempDir;
-use trawl_common::broker::{Broker, rabbit::RabbitBroker};
+use trawl_common::broker::{Broker, DeadLetter, Verdict, rabbit::RabbitBroker};
 
 /// Long enough for a debug build on two busy cores.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -165,6 +165,21 @@ impl Scene {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let depth = runtime.expect("a runtime").block_on(asking).expect("RabbitMQ answers");
         depth.map_or(0, |depth| depth.ready)
+    }
+
+    /// Dead letters of the lane.
+    ///
+    /// # Panics
+    /// If RabbitMQ does not say.
+    pub fn dead_letters(&self) -> usize {
+        let looking = async {
+            let broker = RabbitBroker::connect(self.stack.get("TRAWL_AMQP_URL")).await?;
+            broker.judge_dead(usize::MAX, &mut |_| Verdict::Keep).await
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let letters = runtime.expect("a runtime").block_on(looking).expect("RabbitMQ answers");
+        let ours = |letter: &DeadLetter| letter.queue.as_ref().is_some_and(|lane| lane.as_str() == self.name);
+        letters.iter().filter(|(letter, _)| ours(letter)).count()
     }
 
     /// What RabbitMQ itself says about the lane's queue, unacked messages included, once its statistics have
