@@ -4,6 +4,7 @@
 //! test binary; a watchdog stops them when the binary ends, however it ends. Waiting is always for a
 //! condition, with a deadline that fails the test.
 
+pub mod bombs;
 pub mod bucket;
 pub mod images;
 pub mod programs;
