@@ -25,6 +25,7 @@ pub mod model_file;
 pub mod planning;
 pub mod results;
 pub mod retry;
+pub mod services;
 pub mod shutdown;
 pub mod storage;
 pub mod telemetry;

@@ -18,6 +18,7 @@ use trawl_common::{
     model_file::ModelFileError,
     planning::PlanError,
     results::{footer::FetchFooterError, manifest::ManifestError, plan_file::PlanFileError},
+    services::ServiceError,
     storage::StorageError,
     telemetry::TelemetryError,
 };
@@ -131,6 +132,12 @@ impl From<LedgerError> for Stop {
             }
             _ => stop,
         }
+    }
+}
+
+impl From<ServiceError> for Stop {
+    fn from(error: ServiceError) -> Self {
+        coded(&error)
     }
 }
 
