@@ -70,7 +70,9 @@ impl Endpoint {
                 "there is an `@` or `#` after the host: write those in user and password as %40 and %23, `/` as %2F",
             ));
         }
-        let mut uri: AMQPUri = url.parse().map_err(BrokerError::BadUrl)?;
+        // What follows the parser's colon is a piece of the URL.
+        let mut uri: AMQPUri =
+            url.parse().map_err(|reason: String| bad(reason.split(':').next().unwrap_or_default()))?;
         // The parser takes an IPv6 host for none at all and puts localhost in its place.
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
         if let Some((ipv6, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
@@ -359,6 +361,8 @@ mod tests {
             "amqp://user:1?hunter2@h",
             "amqp://user:hunter2@h:port",
             "amqp://user:hunter2@h?heartbeat=often",
+            "amqp://user:x@h?heartbeat=hunter2",
+            "amqp://user:x@h?auth_mechanism=hunter2",
         ] {
             let text = bad(url);
             assert!(!text.contains("hunter2"), "{text}");
