@@ -14,7 +14,7 @@ const FILTER_VARIABLES: [&str; 2] = ["TRAWL_LOG", "RUST_LOG"];
 /// can still open them. lapin is silent: it logs a returned message with its body, and an error for each
 /// question about a queue that is not there; what matters of it comes back as an error and is logged by us.
 const QUIET: &str = "lapin=off,aws_config=warn,aws_sdk_s3=warn,aws_runtime=warn,aws_smithy_runtime=warn,\
-                     aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,hyper=warn,hyper_util=warn,\
+                     aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,aws_smithy_checksums=warn,aws_sigv4=warn,hyper=warn,hyper_util=warn,\
                      rustls=warn,redis=warn,h2=warn,tower=warn";
 
 /// How log lines look.
