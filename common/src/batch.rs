@@ -227,7 +227,7 @@ mod tests {
             set(&mut batch, "x".repeat(limit + 1));
             match parsed(&batch) {
                 Err(MessageError::TooLong { field, bytes, .. }) => {
-                    assert_eq!((field, bytes), (name, limit + 1))
+                    assert_eq!((field, bytes), (name, limit + 1));
                 }
                 other => panic!("{name}: {other:?}"),
             }

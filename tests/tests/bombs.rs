@@ -54,6 +54,7 @@ fn measured(dir: &Path, photos: &str) -> (Ended, u64, Duration) {
 }
 
 /// Waits for the end; the kernel counts the peak of this very child.
+#[expect(clippy::needless_pass_by_value, reason = "after this there is no child to wait for")]
 fn wait(child: Child) -> (std::process::ExitStatus, u64) {
     let pid = i32::try_from(child.id()).expect("a pid");
     let mut status = 0;
