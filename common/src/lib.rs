@@ -27,6 +27,7 @@ pub mod offload;
 pub mod planning;
 pub mod results;
 pub mod retry;
+pub mod services;
 pub mod shutdown;
 pub mod storage;
 pub mod telemetry;

@@ -7,7 +7,7 @@ use trawl_common::{
     contract::storage::list_all,
     results::{part_rows::read_rows, row::ResultRow},
     storage::{
-        Storage,
+        Storage, StorageError,
         s3::{S3Config, S3Storage},
     },
 };
@@ -49,6 +49,14 @@ impl Bucket {
             async move { store.put(&key, bytes.into()).await.expect("an upload") }
         });
         self.runtime.block_on(puts.buffer_unordered(UPLOADS).collect::<Vec<()>>());
+    }
+
+    /// Writes one object that the store may refuse.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn try_upload(&self, key: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
+        self.runtime.block_on(self.store.put(key, bytes.into()))
     }
 
     /// Uploads `count` small images below `prefix`.

@@ -15,12 +15,13 @@ use crate::{
     batch::BatchNumber,
     job::JobId,
     retry::{RetryPolicy, retry},
-    tls,
+    tls::{self, TlsFiles},
 };
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 use redis::{
-    Client, ConnectionAddr, ErrorKind, FromRedisValue, RedisError, RedisResult, Script,
+    Client, ClientTlsConfig, ConnectionAddr, ErrorKind, FromRedisValue, RedisError, RedisResult, Script,
+    TlsCertificates,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use std::{
@@ -82,8 +83,22 @@ impl RedisLedger {
     /// `BadUrl`; `AccessRefused` for a wrong or missing password; `Unreachable` for everything that may
     /// get better.
     pub async fn connect(url: &str) -> Result<Self, LedgerError> {
+        Self::connect_over(url, &TlsFiles::default()).await
+    }
+
+    /// The same with a private CA or a client certificate, which count for `rediss://` only.
+    ///
+    /// # Errors
+    /// As [`RedisLedger::connect`].
+    pub async fn connect_over(url: &str, files: &TlsFiles) -> Result<Self, LedgerError> {
         tls::install_crypto_provider();
-        let client = Client::open(url).map_err(|e| bad_url(&e))?;
+        let plain = Client::open(url).map_err(|e| bad_url(&e))?;
+        let client = match plain.get_connection_info().addr() {
+            ConnectionAddr::TcpTls { .. } if !files.is_empty() => {
+                Client::build_with_tls(url, certificates(files)).map_err(|e| bad_url(&e))?
+            }
+            _ => plain,
+        };
         let address: Arc<str> = address(client.get_connection_info().addr()).into();
         let link = lazy_connection(&client).map_err(|e| failed(&address, &e))?;
         let connection = Arc::new(Mutex::new(Connection { generation: 0, link }));
@@ -201,13 +216,21 @@ fn address(address: &ConnectionAddr) -> String {
     }
 }
 
+fn certificates(files: &TlsFiles) -> TlsCertificates {
+    let identity = |(chain, key): (&[u8], &[u8])| ClientTlsConfig {
+        client_cert: chain.to_vec(),
+        client_key: key.to_vec(),
+    };
+    TlsCertificates { client_tls: files.identity().map(identity), root_cert: files.ca().map(<[u8]>::to_vec) }
+}
+
 /// Says what is wrong without repeating the URL, in which a password may stand anywhere.
 fn bad_url(error: &RedisError) -> LedgerError {
     LedgerError::BadUrl(error.category().to_owned())
 }
 
 fn failed(address: &str, error: &RedisError) -> LedgerError {
-    let (ledger, reason) = (address.to_owned(), error.to_string());
+    let (ledger, reason) = (address.to_owned(), tls::with_remedy(error.to_string()));
     let code = error.code().unwrap_or_default();
     let refused =
         error.kind() == ErrorKind::AuthenticationFailed || matches!(code, "WRONGPASS" | "NOAUTH" | "NOPERM");
