@@ -17,6 +17,8 @@ pub mod contract;
 pub mod disposition;
 pub mod error_code;
 pub mod exit;
+#[cfg(any(test, feature = "testing"))]
+pub mod faults;
 pub mod finalize;
 pub mod job;
 pub mod ledger;
