@@ -32,6 +32,9 @@ pub enum Failure {
     /// A part or the manifest could not be made.
     #[error("the output cannot be written: {0}")]
     Output(String),
+    /// The device is gone, and with it this process's use.
+    #[error("the device failed for good: {0}")]
+    DeviceLost(String),
     /// The worker is shutting down.
     #[error("the worker is shutting down")]
     Draining,
@@ -43,7 +46,7 @@ pub fn disposition(failure: &Failure) -> Disposition {
     let defer = || Disposition::Defer { reason: describe(failure) };
     let dead = || Disposition::DeadLetter { reason: describe(failure) };
     match failure {
-        Failure::Draining => Disposition::Requeue,
+        Failure::Draining | Failure::DeviceLost(_) => Disposition::Requeue,
         // Trying the same bytes again gives the same answer.
         Failure::Message(_) => dead(),
         // A wrong spec or model stays wrong, but another worker may have the room, the library or the

@@ -52,6 +52,9 @@ struct Options {
     /// Gives NaN for an image that is all black, to see what becomes of that.
     #[arg(long)]
     nan_for_black: bool,
+    /// Kills the process, by a segmentation fault inside libtorch, for an image that is all white.
+    #[arg(long)]
+    crash_for_white: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -67,10 +70,12 @@ struct Tiny {
     head: Output,
     work: u32,
     nan_for_black: bool,
-    // What the two above need. Not made in `forward`: a trace would not hold the values.
+    crash_for_white: bool,
+    // What those above need. Not made in `forward`: a trace would not hold the values.
     average: Tensor,
     mean: Tensor,
     std: Tensor,
+    one: Tensor,
 }
 
 impl Tiny {
@@ -86,9 +91,11 @@ impl Tiny {
             head: options.head,
             work: options.work,
             nan_for_black: options.nan_for_black,
+            crash_for_white: options.crash_for_white,
             average: Tensor::full([WORK_SIDE, WORK_SIDE], 1.0 / WORK_SIDE as f64, CPU),
             mean: Tensor::from_slice(&MEAN).view([1, 3, 1, 1]),
             std: Tensor::from_slice(&STD).view([1, 3, 1, 1]),
+            one: Tensor::ones([1], CPU),
         }
     }
 
@@ -112,7 +119,20 @@ impl Tiny {
             let ones = vec![1; y.dim() - 1];
             y += self.zero_or_nan(images).view([&[-1], ones.as_slice()].concat().as_slice());
         }
+        if self.crash_for_white {
+            y += self.zero_or_crash(images);
+        }
         y
+    }
+
+    /// Zero, or the end of the process if one of the images is white all over: a sparse tensor whose index is checked
+    /// by nobody is written out beyond all memory.
+    fn zero_or_crash(&self, images: &Tensor) -> Tensor {
+        let darkest = (images * &self.std + &self.mean).amin([1, 2, 3].as_slice(), false);
+        let white = darkest.gt(254.5 / 255.0).any().to_kind(Kind::Int64);
+        let index: Tensor = (white * (1_i64 << 44)).view([1, 1]);
+        let sparse = Tensor::internal_sparse_coo_tensor_unsafe(&index, &self.one, [1], CPU, false);
+        sparse.to_dense(Kind::Float, false) * 0.0
     }
 
     /// Zero, after products of matrices that depend on the input: constants would be computed once, on loading.

@@ -11,6 +11,7 @@ use crate::{
         fetch::Fetcher,
         meters::Meters,
         pool::{PoolSettings, PoolThreads},
+        solo::Room,
         start_pool,
     },
 };
@@ -19,6 +20,7 @@ use std::{
     sync::Arc,
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use trawl_common::{broker::Broker, job::QueueName, ledger::Ledger, model_file::ModelFile, storage::Stores};
 
 /// The seams a pipeline stands on.
@@ -29,6 +31,8 @@ pub struct Seams {
     pub ledger: Arc<dyn Ledger>,
     /// Objects.
     pub stores: Arc<Stores>,
+    /// This worker's name, as the broker's end of it knows it.
+    pub worker: String,
 }
 
 /// Settles on devices and makes them usable. Must run before the first forward pass, once a process.
@@ -82,7 +86,7 @@ pub fn pipeline(
     queue: QueueName,
     seams: Seams,
     at_hand: Option<ModelFile>,
-) -> (Arc<Pipeline>, PoolThreads) {
+) -> (Pipeline, PoolThreads) {
     let on_cpu = devices == [Device::Cpu];
     let settings = PoolSettings {
         threads: args.thread_count(),
@@ -103,17 +107,21 @@ pub fn pipeline(
         pool,
         meters,
         queue,
-        worker: worker_name(),
+        worker: seams.worker,
         attempts: Arc::default(),
         finished: watch::Sender::new(0),
         #[cfg(any(test, feature = "testing"))]
         order: crate::pipeline::settle::SettleOrder::default(),
+        room: Room::default(),
+        reclaim_after: None,
+        begun: None,
+        device_lost: CancellationToken::new(),
     };
-    (Arc::new(pipeline), threads)
+    (pipeline, threads)
 }
 
 /// Host, process and a random part: two containers may both be process 1 of a host of the same name.
-fn worker_name() -> String {
+pub fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host: String = host.trim().chars().filter(char::is_ascii_graphic).take(64).collect();
     // The standard library's hasher is seeded from the system's randomness.

@@ -83,6 +83,10 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=3600), value_name = "SECONDS")]
     pub grace: u64,
 
+    /// When the queue is empty, take over batches that another worker has had for so many seconds; 0 never does
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400), value_name = "SECONDS")]
+    pub reclaim_after: u64,
+
     #[command(flatten)]
     #[expect(missing_docs)]
     pub services: ServiceArgs,
@@ -96,6 +100,11 @@ impl ServeArgs {
     /// The drain's grace.
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace)
+    }
+
+    /// The age at which somebody else's batch may be taken over.
+    pub fn reclaim_after(&self) -> Option<Duration> {
+        (self.reclaim_after > 0).then(|| Duration::from_secs(self.reclaim_after))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `/livez`, `/readyz` and `/metrics` for orchestrators and Prometheus.
 //!
-//! Beside the pipeline, never in its way. Live is: this runtime answers. Ready is: the subscriptions to
+//! Beside the pipeline, never in its way. Live is: this runtime answers, and what is in hand moves. Ready is: the subscriptions to
 //! all queues stand. Neither asks a server anything, so that a broker's outage restarts no worker.
 
 use crate::pipeline::meters::Meters;
@@ -11,8 +11,12 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch};
+
+/// With batches in hand and no stage done for so long, something hangs: half of the broker's own patience with a
+/// delivery (30 minutes), and far above the slowest forward pass.
+const STALLED_AFTER: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Clone)]
 struct Shared {
@@ -32,7 +36,7 @@ pub async fn serve(
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     let app = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Shared { meters, attached });
@@ -43,6 +47,18 @@ pub async fn serve(
     });
     tracing::info!(http.address = %bound, "serving /livez, /readyz and /metrics");
     Ok(bound)
+}
+
+async fn live(State(shared): State<Shared>) -> (StatusCode, String) {
+    liveness(shared.meters.stalled_for())
+}
+
+fn liveness(stalled: Duration) -> (StatusCode, String) {
+    if stalled < STALLED_AFTER {
+        return (StatusCode::OK, "ok\n".to_owned());
+    }
+    let seconds = stalled.as_secs();
+    (StatusCode::SERVICE_UNAVAILABLE, format!("batches are in hand and nothing has moved for {seconds} s\n"))
 }
 
 async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
@@ -56,4 +72,20 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
 async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], shared.meters.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_holds_work_and_does_nothing_is_not_live() {
+        let meters = Meters::new();
+        assert_eq!(meters.stalled_for(), Duration::ZERO, "nothing is in hand");
+        meters.inflight_batches.inc();
+        assert!(meters.stalled_for() < Duration::from_secs(60));
+        assert_eq!(liveness(Duration::from_secs(226)).0, StatusCode::OK, "a slow model is at work");
+        let (status, said) = liveness(Duration::from_secs(901));
+        assert_eq!((status, said.contains("901 s")), (StatusCode::SERVICE_UNAVAILABLE, true));
+    }
 }

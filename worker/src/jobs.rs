@@ -9,6 +9,7 @@ use crate::{
     preprocess::{Limits, Recipe},
 };
 use std::{
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,13 +18,17 @@ use tokio::sync::Mutex;
 use trawl_common::{
     batch::BatchDescriptor,
     bundle::{BundleSpec, Head},
+    config::unix_ms,
     disposition::Failure,
     job::{JobId, JobSpec, Precision},
     location::Location,
     model_file::{self, ModelFile, ModelFileError},
     offload::offload,
     results::{OutputLayout, schema::Columns},
-    storage::Stores,
+    storage::{
+        Stores,
+        probe::{ConditionalPut, probe},
+    },
 };
 
 /// Models that stay loaded, the latest used first: two jobs may take turns on a lane; more would fill the
@@ -50,6 +55,8 @@ pub struct JobContext {
     pub columns: Columns,
     /// Its model.
     pub model: Arc<LoadedModel>,
+    /// What a create-only put to its output is worth.
+    pub conditional_put: ConditionalPut,
 }
 
 /// How models are loaded: real ones by [`TorchLoader`], fakes in tests.
@@ -94,6 +101,8 @@ pub struct Jobs {
     /// A bundle that was obtained and verified before the pipeline began, by `run`.
     at_hand: Option<ModelFile>,
     known: Mutex<Vec<Arc<JobContext>>>,
+    /// Stores whose create-only put was tried out.
+    probed: Mutex<HashMap<String, ConditionalPut>>,
     /// Held while a model loads, so that two batches of a new job load it once.
     models: Mutex<Vec<(Precision, Arc<LoadedModel>)>>,
 }
@@ -107,7 +116,16 @@ impl Jobs {
         limits: Limits,
         at_hand: Option<ModelFile>,
     ) -> Self {
-        Self { stores, loader, cache_dir, limits, at_hand, known: Mutex::default(), models: Mutex::default() }
+        Self {
+            stores,
+            loader,
+            cache_dir,
+            limits,
+            at_hand,
+            known: Mutex::default(),
+            models: Mutex::default(),
+            probed: Mutex::default(),
+        }
     }
 
     /// The job of a batch, read and loaded at the first of them; `None` if the output is another job's by now,
@@ -171,12 +189,45 @@ impl Jobs {
             limits: self.limits,
         };
         let base_dir = PathBuf::from(&spec.base_dir);
-        let context = Arc::new(JobContext { spec, layout, base_dir, recipe, columns, model });
+        let conditional_put = self.conditional_put(&layout, &spec).await?;
+        let context =
+            Arc::new(JobContext { spec, layout, base_dir, recipe, columns, model, conditional_put });
         let mut known = self.known.lock().await;
         known.retain(|c| c.spec.job != *job || c.spec.out != out);
         known.truncate(MAX_JOBS - 1);
         known.insert(0, context.clone());
         Ok(context)
+    }
+
+    /// What a create-only put to the output's store is worth, tried out once per store. A folder's is ours and
+    /// needs no trial.
+    async fn conditional_put(
+        &self,
+        layout: &OutputLayout,
+        spec: &JobSpec,
+    ) -> Result<ConditionalPut, Failure> {
+        if layout.root().is_local() {
+            return Ok(ConditionalPut::Real);
+        }
+        let store = self.stores.open(layout.root()).await;
+        let mut probed = self.probed.lock().await;
+        if let Some(known) = probed.get(store.name()) {
+            return Ok(known.clone());
+        }
+        let (process, job) = (std::process::id(), &spec.job);
+        let began = unix_ms();
+        let found = probe(&*store, |round| layout.probe(&format!("{job}-{process}-{began}-{round}"))).await?;
+        match &found {
+            ConditionalPut::Real => tracing::debug!(store = store.name(), "create-only puts have one winner"),
+            ConditionalPut::Unreliable { reason } => tracing::warn!(
+                store = store.name(),
+                reason,
+                "this store's create-only put cannot be relied on; parts are put after a look instead: there is \
+                 one part a batch, but of two workers at the same batch the later one's may stand"
+            ),
+        }
+        probed.insert(store.name().to_owned(), found.clone());
+        Ok(found)
     }
 
     /// The model of `spec`, loaded and warm. Cancel safe.

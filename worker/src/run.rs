@@ -13,14 +13,16 @@ use crate::{
     report::{self, Report},
 };
 use anyhow::{Context, Result, anyhow};
+use futures::StreamExt;
 use std::{
+    collections::HashSet,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
 use trawl_common::{
-    broker::{Broker, Consumer, memory::MemoryBroker},
+    broker::{Broker, Consumer, memory::MemoryBroker, topology::RetryPolicy},
     bundle::BundleSpec,
     config::{OutputFormat, exit},
     job::{JobSpec, ModelRef},
@@ -40,6 +42,9 @@ use trawl_common::{
 /// Batches that wait in memory between the planner and the pipeline: enough that the pipeline never
 /// starves, few enough that a listing of millions does not pile up.
 const QUEUED_BATCHES: usize = 64;
+
+/// What is wrong with the machine rather than with a batch is tried again so often; somebody sits and waits.
+const MAX_DEFERRALS: u32 = 2;
 
 /// After Ctrl-C the batches in hand get this long; their images are computed again otherwise.
 const GRACE: Duration = Duration::from_secs(10);
@@ -75,11 +80,14 @@ pub async fn run(args: RunArgs, output: OutputFormat, shutdown: Shutdown, starte
     };
     let followed = run.follow().await;
     run.shutdown.drain();
-    if serving.await?? == Drained::Clean {
-        drop(threads);
-    } else {
+    match serving.await?? {
+        Drained::Clean => drop(threads),
         // A thread may be in a forward pass of any length; the process ends without it.
-        std::mem::forget(threads);
+        Drained::CutShort { .. } => std::mem::forget(threads),
+        Drained::DeviceLost => {
+            std::mem::forget(threads);
+            anyhow::bail!("the device is lost; what is done is kept: run the same command again to go on");
+        }
     }
     followed?;
     run.conclude(&args, output, started).await
@@ -109,11 +117,16 @@ async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> R
     }
     let compute = args.compute.clone();
     let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;
-    let broker = Arc::new(MemoryBroker::with_capacity(QUEUED_BATCHES));
+    let worker = assemble::worker_name();
+    let retries = RetryPolicy { max_deferrals: MAX_DEFERRALS, ..RetryPolicy::default() };
+    let broker = Arc::new(MemoryBroker::with_capacity(QUEUED_BATCHES).with_retries(retries).named(&worker));
     let ledger = Arc::new(MemoryLedger::new());
-    let seams = Seams { broker: broker.clone(), ledger: ledger.clone(), stores: stores.clone() };
-    let (pipeline, threads) =
+    let seams = Seams { broker: broker.clone(), ledger: ledger.clone(), stores: stores.clone(), worker };
+    let (mut pipeline, threads) =
         assemble::pipeline(&args.compute, devices, spec.queue.clone(), seams, Some(file));
+    let begun = Arc::new(Mutex::new(HashSet::new()));
+    pipeline.begun = Some(begun.clone());
+    let pipeline = Arc::new(pipeline);
     pipeline.jobs.model(&spec).await.context("the model cannot be used")?;
     broker.ensure_queue(&spec.queue).await?;
     let consumer = broker.consume(&spec.queue, args.prefetch).await?;
@@ -125,11 +138,25 @@ async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> R
     }
     let (opened, spec) = open_output(&spec, &stores).await?;
     if opened == Opened::Resumed {
+        begun.lock().expect("nobody else has it yet").extend(begun_batches(&spec, &stores).await?);
         tracing::info!(job.id = %spec.job, "going on with the job that is in {}", spec.out);
     }
     let quiet = output == OutputFormat::Json;
     let run = Embedded { spec, pipeline, broker, ledger, shutdown: shutdown.clone(), quiet };
     Ok(Prepared::Ready(Box::new((run, consumer, threads))))
+}
+
+/// The batches that were in work when an earlier process ended without a word.
+async fn begun_batches(spec: &JobSpec, stores: &Stores) -> Result<Vec<u64>> {
+    let out = Location::parse(&spec.out, Path::new("/"))?;
+    let (layout, store) = (OutputLayout::new(out.clone()), stores.open(&out).await);
+    let (prefix, mut begun) = (layout.solo_prefix(), Vec::new());
+    let mut pages = store.list(&prefix, None);
+    while let Some(page) = pages.next().await {
+        begun
+            .extend(page?.objects.iter().filter_map(|object| layout.batch_of_solo(&object.key)).map(|n| n.0));
+    }
+    Ok(begun)
 }
 
 /// Checks the model's description and makes the spec.
@@ -214,6 +241,7 @@ impl Embedded {
             tokio::select! {
                 biased;
                 () = self.shutdown.draining.cancelled() => break,
+                () = self.pipeline.device_lost.cancelled() => break,
                 ended = &mut planning, if !planned => {
                     ended??;
                     planned = true;

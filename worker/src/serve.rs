@@ -30,18 +30,22 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     tls::install_crypto_provider();
     let compute = args.compute.clone();
     let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;
-    let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::connect(&args.services.amqp_url).await?);
+    let worker = assemble::worker_name();
+    let broker = RabbitBroker::connect(&args.services.amqp_url).await?.named(&worker);
+    let broker: Arc<dyn Broker> = Arc::new(broker);
     let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::connect(&args.services.redis_url).await?);
     let mut consumers = Vec::with_capacity(args.queue.len());
     for queue in &args.queue {
         broker.ensure_queue(queue).await?;
         consumers.push(broker.consume(queue, args.prefetch).await?);
     }
-    let seams = Seams { broker, ledger, stores: Stores::new() };
+    let seams = Seams { broker, ledger, stores: Stores::new(), worker };
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
     let queues: Vec<&str> = args.queue.iter().map(QueueName::as_str).collect();
     let first = args.queue.first().context("a lane is served")?.clone();
-    let (pipeline, threads) = assemble::pipeline(&args.compute, devices, first, seams, None);
+    let (mut pipeline, threads) = assemble::pipeline(&args.compute, devices, first, seams, None);
+    pipeline.reclaim_after = args.reclaim_after();
+    let pipeline = Arc::new(pipeline);
     if let Some(address) = args.http {
         let attached = consumers.iter().map(|consumer| consumer.attached()).collect();
         http::serve(address, pipeline.meters.clone(), attached).await.with_context(|| {
@@ -64,6 +68,13 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
             tracing::warn!(batch.count = batches, "drained with batches given back");
             std::mem::forget(threads);
         }
+        Drained::DeviceLost => {
+            std::mem::forget(threads);
+            anyhow::bail!(
+                "a device of this worker is lost and its batches are back in the queue: start the worker again; if \
+                 it happens again, look at the machine (nvidia-smi, dmesg)"
+            );
+        }
     }
     Ok(exit::OK)
 }
@@ -85,6 +96,7 @@ async fn serve_all(
         let lane = lane.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         all = match (all, lane) {
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(Drained::DeviceLost), Ok(_)) | (Ok(_), Ok(Drained::DeviceLost)) => Ok(Drained::DeviceLost),
             (Ok(Drained::CutShort { batches }), Ok(Drained::CutShort { batches: more })) => {
                 Ok(Drained::CutShort { batches: batches + more })
             }

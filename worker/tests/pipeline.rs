@@ -8,8 +8,10 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
+    batch::BatchNumber,
     broker::{Broker, memory::MemoryBroker, topology::RetryPolicy},
     bundle::BundleSpec,
+    contract::storage::list_all,
     error_code::ErrorCode,
     job::{Decode, JobSpec, ModelRef, Orient, Precision, Truncated, hex_sha256},
     ledger::{JobState, Ledger, memory::MemoryLedger},
@@ -32,6 +34,7 @@ use trawl_worker::{
         meters::{Meters, Stage},
         pool::{PoolSettings, PoolThreads},
         settle::SettleOrder,
+        solo::Room,
         start_pool,
     },
     preprocess::{self, Limits, Recipe, Scratch},
@@ -42,13 +45,20 @@ const BUNDLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/model.pt
 /// No test here takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct FakeLoader {
+/// What the fake model cannot do.
+#[derive(Clone, Copy, Default)]
+struct Flaws {
     refuses: Option<u8>,
+    fits: Option<usize>,
+    kills_device: Option<u8>,
 }
+
+struct FakeLoader(Flaws);
 
 impl Loader for FakeLoader {
     fn load(&self, _: &Path, _: &BundleSpec, _: Precision) -> Result<Vec<Box<dyn Model>>, ModelError> {
-        Ok(vec![Box::new(FakeModel { refuses: self.refuses, ..FakeModel::default() })])
+        let Flaws { refuses, fits, kills_device } = self.0;
+        Ok(vec![Box::new(FakeModel { refuses, fits, kills_device, ..FakeModel::default() })])
     }
 }
 
@@ -124,11 +134,15 @@ impl Scene {
     }
 
     fn pipeline(&self, refuses: Option<u8>) -> (Arc<Pipeline>, PoolThreads) {
+        self.flawed(Flaws { refuses, ..Flaws::default() })
+    }
+
+    fn flawed(&self, flaws: Flaws) -> (Arc<Pipeline>, PoolThreads) {
         let meters = Arc::new(Meters::new());
         let settings = PoolSettings { threads: 2, micro_batch: 4, forward_in_pool: true, devices: 0 };
         let (pool, threads) = start_pool(settings, meters.clone());
         let limits = FetchLimits { images: 3, bytes: 1 << 20, max_image_bytes: 1 << 20 };
-        let loader = Arc::new(FakeLoader { refuses });
+        let loader = Arc::new(FakeLoader(flaws));
         let cache = std::env::temp_dir();
         let pipeline = Pipeline {
             broker: Arc::new(self.broker.clone()),
@@ -143,6 +157,10 @@ impl Scene {
             attempts: Arc::default(),
             finished: watch::Sender::new(0),
             order: SettleOrder::default(),
+            room: Room::default(),
+            reclaim_after: None,
+            begun: None,
+            device_lost: CancellationToken::new(),
         };
         (Arc::new(pipeline), threads)
     }
@@ -180,7 +198,7 @@ impl Scene {
         let layout = OutputLayout::new(Location::parse(&self.spec.out, Path::new("/")).unwrap());
         let mut rows = Vec::new();
         for number in 0..batches {
-            let key = layout.part(trawl_common::batch::BatchNumber(number));
+            let key = layout.part(BatchNumber(number));
             rows.extend(read_rows(self.bucket.get(&key, u64::MAX).await.unwrap().bytes).unwrap());
         }
         rows
@@ -295,6 +313,109 @@ async fn a_vanished_object_is_a_row() {
         })
         .collect();
     assert_eq!(codes, [None, Some(ErrorCode::NotFound), Some(ErrorCode::Changed), None]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_micro_batch_that_does_not_fit_is_halved_and_nothing_fails() {
+    for fits in [1, 3] {
+        let scene = Scene::new(5).await;
+        scene.upload(0..20).await;
+        let (pipeline, _threads) = scene.flawed(Flaws { fits: Some(fits), ..Flaws::default() });
+        scene.enlist().await;
+        scene.serve(&pipeline, async || scene.state().await == Some(JobState::Complete)).await;
+        for (i, row) in scene.rows(4).await.into_iter().enumerate() {
+            assert_eq!(row.outcome, scene.expected(&format!("in/{i:04}.png")).await);
+        }
+        // Not once more than needed: the size that works is remembered.
+        let passes = pipeline.meters.total(Stage::Forward).count;
+        assert!(passes < 20 * 2, "{passes} images went through passes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_device_ends_the_worker_and_costs_its_batches_nothing() {
+    let scene = Scene::new(2).await;
+    scene.upload([1, 2, 3, 99]).await;
+    let (pipeline, threads) = scene.flawed(Flaws { kills_device: Some(99), ..Flaws::default() });
+    scene.enlist().await;
+    let consumer = scene.broker.consume(&scene.spec.queue, 2).await.unwrap();
+    let shutdown = Shutdown::manual();
+    let served = tokio::time::timeout(PATIENCE, pipeline.serve(consumer, &shutdown, PATIENCE)).await;
+    assert_eq!(served.expect("it ends by itself").unwrap(), Drained::DeviceLost);
+    drop(threads);
+    assert_eq!(scene.broker.dead_depth().await.unwrap(), 0);
+    // Another worker gets them as if nobody had touched them.
+    let mut consumer = scene.broker.consume(&scene.spec.queue, 1).await.unwrap();
+    let delivery = consumer.next().await.unwrap();
+    assert_eq!((delivery.attempt, delivery.deliveries), (0, 0));
+    drop((delivery, consumer));
+    let (healthy, _threads) = scene.pipeline(None);
+    scene.serve(&healthy, async || scene.state().await == Some(JobState::Complete)).await;
+    assert_eq!(scene.rows(2).await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_came_back_without_a_word_is_done_alone_and_leaves_no_journal() {
+    let scene = Scene::new(4).await;
+    scene.upload(0..12).await;
+    scene.enlist().await;
+    // A worker that dies with two batches in hand.
+    let mut consumer = scene.broker.consume(&scene.spec.queue, 2).await.unwrap();
+    drop((consumer.next().await.unwrap(), consumer.next().await.unwrap(), consumer));
+    let (pipeline, _threads) = scene.pipeline(None);
+    scene.serve(&pipeline, async || scene.state().await == Some(JobState::Complete)).await;
+    for (i, row) in scene.rows(3).await.into_iter().enumerate() {
+        assert_eq!(row.outcome, scene.expected(&format!("in/{i:04}.png")).await);
+    }
+    assert!(list_all(&*scene.bucket, "out/_trawl/solo/", None).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_killed_three_workers_is_a_row_and_one_that_killed_two_is_not() {
+    let scene = Scene::new(4).await;
+    scene.upload(0..4).await;
+    scene.enlist().await;
+    let mut consumer = scene.broker.consume(&scene.spec.queue, 1).await.unwrap();
+    drop((consumer.next().await.unwrap(), consumer));
+    // As the third worker that died with image 2 left it, and one that died twice with image 1.
+    let journal = br#"{"created_unix_ms":0,"passes":1,"current":2,"deaths":{"1":2,"2":2}}"#;
+    scene.bucket.put("out/_trawl/solo/00000000.json", journal[..].into()).await.unwrap();
+    let (pipeline, _threads) = scene.pipeline(None);
+    scene.serve(&pipeline, async || scene.state().await == Some(JobState::Complete)).await;
+    for (i, row) in scene.rows(1).await.into_iter().enumerate() {
+        match row.outcome {
+            Outcome::Failed { code, message } => {
+                assert_eq!((i, code), (2, ErrorCode::CrashedWorker));
+                assert!(message.contains("3 times"), "{message}");
+            }
+            outcome => assert_eq!(outcome, scene.expected(&format!("in/{i:04}.png")).await),
+        }
+    }
+    assert_eq!(scene.broker.dead_depth().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_takes_over_what_another_one_sits_on() {
+    let scene = Scene::new(4).await;
+    scene.upload(0..8).await;
+    scene.enlist().await;
+    // Somebody claims a batch and never settles it.
+    let mut stopped = scene.broker.consume(&scene.spec.queue, 1).await.unwrap();
+    let held = stopped.next().await.unwrap();
+    scene.ledger.claim(&scene.spec.job, BatchNumber(0), "stopped").await.unwrap();
+    let (mut pipeline, _threads) = scene.pipeline(None);
+    Arc::get_mut(&mut pipeline).unwrap().reclaim_after = Some(Duration::ZERO);
+    scene.serve(&pipeline, async || scene.state().await == Some(JobState::Complete)).await;
+    assert_eq!(pipeline.meters.reclaims.get(), 1);
+    assert_eq!((scene.rows(2).await.len(), pipeline.meters.computed()), (8, 8));
+    // It wakes up: the part is there, and nothing is counted twice.
+    drop(held);
+    let (late, _threads) = scene.pipeline(None);
+    let empty = async || scene.broker.depth(&scene.spec.queue).await.unwrap().unwrap().ready == 0;
+    drop(stopped);
+    scene.serve(&late, empty).await;
+    let progress = scene.ledger.progress(&scene.spec.job).await.unwrap().unwrap();
+    assert_eq!((progress.images_ok, progress.batches_done, late.meters.computed()), (8, 2, 0));
 }
 
 /// The model seam's contract, for the fake and for TorchScript alike.

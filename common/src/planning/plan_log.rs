@@ -14,6 +14,7 @@ use crate::{
     },
     storage::{PutOutcome, Storage},
 };
+use futures::StreamExt;
 use std::sync::Arc;
 
 /// The largest plan file read: [`super::cut::MAX_PLAN_FILE_IMAGES`] and a batch, with the longest keys.
@@ -160,4 +161,36 @@ pub async fn read_batches(
     let object = store.get(&key, MAX_PLAN_FILE_BYTES).await?;
     let read = offload(move || read_plan_file(object.bytes)).await;
     read.map_err(|reason| PlanError::PlanFile { key, reason })
+}
+
+/// The images of one batch, from the plan file that has it; `None` if none has. Reads the footers of a few files
+/// (they are in order, so it is a binary search) and one file.
+///
+/// # Errors
+/// [`PlanError`] if the plan cannot be read.
+pub async fn read_batch(
+    store: &dyn Storage,
+    layout: &OutputLayout,
+    batch: BatchNumber,
+) -> Result<Option<Vec<ImageRef>>, PlanError> {
+    let (prefix, mut files) = (layout.plan_prefix(), 0_u32);
+    let mut pages = store.list(&prefix, None);
+    while let Some(page) = pages.next().await {
+        let named = page?.objects.iter().filter(|object| object.key.ends_with(".parquet")).count();
+        files = files.saturating_add(u32::try_from(named).unwrap_or(u32::MAX));
+    }
+    let (mut low, mut high) = (0, files);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let footer = PlanFileFooter::fetch(store, &layout.plan_file(middle)).await?;
+        if footer.first_batch.0 > batch.0 {
+            high = middle;
+        } else if footer.first_batch.0 + footer.batches <= batch.0 {
+            low = middle + 1;
+        } else {
+            let batches = read_batches(store, layout, middle).await?;
+            return Ok(batches.into_iter().find(|(number, _)| *number == batch).map(|(_, images)| images));
+        }
+    }
+    Ok(None)
 }

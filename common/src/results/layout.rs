@@ -5,6 +5,7 @@
 //! OUT/_trawl/plan/00000.parquet  what was planned, streamed while listing
 //! OUT/_trawl/plan/_DONE          the plan's end
 //! OUT/part-00000042.parquet      one per batch, by ONE create-only put
+//! OUT/_trawl/solo/00000042.json  while a batch is in work that may kill its worker
 //! OUT/_trawl/manifest.json       written when the parts equal the plan
 //! OUT/_SUCCESS                   last of all
 //! ```
@@ -63,6 +64,22 @@ impl OutputLayout {
         let number = digits.parse().ok()?;
         // Only the canonical spelling: `part-1.parquet` is somebody else's file.
         (self.part(BatchNumber(number)) == key).then_some(BatchNumber(number))
+    }
+    /// The key of the journal of a batch that may kill its worker.
+    pub fn solo(&self, batch: BatchNumber) -> String {
+        self.key(&format!("_trawl/solo/{batch}.json"))
+    }
+    /// The key prefix of these journals.
+    pub fn solo_prefix(&self) -> String {
+        self.key("_trawl/solo/")
+    }
+    /// The batch whose journal has this key, if it is a journal's.
+    pub fn batch_of_solo(&self, key: &str) -> Option<BatchNumber> {
+        key.strip_prefix(&self.solo_prefix())?.strip_suffix(".json")?.parse().ok().map(BatchNumber)
+    }
+    /// The key under which a store is asked whether its create-only puts are what they should be.
+    pub fn probe(&self, name: &str) -> String {
+        self.key(&format!("_trawl/probe-{name}"))
     }
     /// The manifest's key.
     pub fn manifest(&self) -> String {

@@ -7,6 +7,7 @@
 
 pub mod local;
 pub mod memory;
+pub mod probe;
 pub mod retry;
 pub mod s3;
 pub mod stores;

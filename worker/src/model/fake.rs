@@ -16,6 +16,10 @@ pub struct FakeModel {
     pub pass_time: Duration,
     /// Images of these first bytes make the pass raise.
     pub refuses: Option<u8>,
+    /// More images than this do not fit into its memory.
+    pub fits: Option<usize>,
+    /// An image of this first byte kills the device.
+    pub kills_device: Option<u8>,
     /// Forward passes so far.
     pub passes: AtomicU64,
 }
@@ -36,7 +40,16 @@ impl Model for FakeModel {
     fn forward(&self, images: &[&[u8]]) -> Result<Outputs, ModelError> {
         self.passes.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(self.pass_time);
-        if images.iter().any(|pixels| self.refuses.is_some() && pixels.first().copied() == self.refuses) {
+        let any = |first: Option<u8>| {
+            first.is_some() && images.iter().any(|pixels| pixels.first().copied() == first)
+        };
+        if self.fits.is_some_and(|fits| images.len() > fits) {
+            return Err(ModelError::OutOfMemory(format!("the fake has no room for {} images", images.len())));
+        }
+        if any(self.kills_device) {
+            return Err(ModelError::DeviceLost("the fake's device fell off the bus".into()));
+        }
+        if any(self.refuses) {
             return Err(ModelError::Forward("the fake refuses this image".into()));
         }
         Ok(Outputs {

@@ -58,6 +58,12 @@ pub enum ModelError {
     /// The forward pass raised.
     #[error("the forward pass failed: {0}")]
     Forward(String),
+    /// The micro-batch did not fit into the device's memory; a smaller one may.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// The device's context is dead: nothing runs on it any more in this process.
+    #[error("{0}")]
+    DeviceLost(String),
     /// The device is not there.
     #[error("{0}")]
     Device(String),
@@ -85,7 +91,8 @@ pub trait Model: Send + Sync {
     /// crop says). Blocking; called from several threads at once.
     ///
     /// # Errors
-    /// [`ModelError::Forward`] if the pass raises or gives another number of rows than images.
+    /// [`ModelError::Forward`] if the pass raises or gives another number of rows than images;
+    /// [`ModelError::OutOfMemory`] and [`ModelError::DeviceLost`] by what libtorch says.
     fn forward(&self, images: &[&[u8]]) -> Result<Outputs, ModelError>;
 
     /// Numbers in an output row.

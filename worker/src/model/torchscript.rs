@@ -200,7 +200,19 @@ fn table(input: &InputSpec) -> Box<[[f32; 256]; 3]> {
 }
 
 fn forward(error: &tch::TchError) -> ModelError {
-    ModelError::Forward(first_line(error))
+    classify(&error.to_string(), first_line(error))
+}
+
+/// By libtorch's words, which are all that it gives. After any CUDA error but a failed allocation every later
+/// call on that context fails too (CUDA's "sticky" errors).
+fn classify(words: &str, shown: String) -> ModelError {
+    if words.contains("out of memory") || words.contains("can't allocate memory") {
+        ModelError::OutOfMemory(shown)
+    } else if words.contains("CUDA error") || words.contains("CUBLAS_STATUS_EXECUTION_FAILED") {
+        ModelError::DeviceLost(shown)
+    } else {
+        ModelError::Forward(shown)
+    }
 }
 
 /// libtorch's errors carry a C++ stack of a hundred lines; the first says what happened, and for an error

@@ -9,9 +9,10 @@ use std::sync::{
     Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use trawl_common::{
     batch::{BatchDescriptor, ImageRef},
+    disposition::Failure,
     error_code::ErrorCode,
     results::row::{Outcome, ResultRow},
 };
@@ -23,26 +24,29 @@ pub struct OpenBatch {
     /// The job it belongs to.
     pub job: Arc<JobContext>,
     rows: Mutex<Rows>,
+    /// How many rows are in.
+    filled: watch::Sender<usize>,
     abandoned: AtomicBool,
 }
+
+/// A batch's rows in the order of its images, or why there are none.
+pub type BatchRows = oneshot::Receiver<Result<Vec<ResultRow>, Failure>>;
 
 struct Rows {
     rows: Vec<Option<ResultRow>>,
     missing: usize,
     /// Gone once the rows were sent; `Err` if a stage could not do its work on the batch at all.
-    done: Option<oneshot::Sender<Result<Vec<ResultRow>, String>>>,
+    done: Option<oneshot::Sender<Result<Vec<ResultRow>, Failure>>>,
 }
 
 impl OpenBatch {
     /// Opens a batch; the receiver gets its rows, in the order of its images, or why there are none.
-    pub fn open(
-        descriptor: BatchDescriptor,
-        job: Arc<JobContext>,
-    ) -> (Arc<Self>, oneshot::Receiver<Result<Vec<ResultRow>, String>>) {
+    pub fn open(descriptor: BatchDescriptor, job: Arc<JobContext>) -> (Arc<Self>, BatchRows) {
         let (done, receiver) = oneshot::channel();
         let missing = descriptor.images.len();
         let rows = Rows { rows: vec![None; missing], missing, done: Some(done) };
-        let batch = Self { descriptor, job, rows: Mutex::new(rows), abandoned: AtomicBool::new(false) };
+        let (rows, filled) = (Mutex::new(rows), watch::Sender::new(0));
+        let batch = Self { descriptor, job, rows, filled, abandoned: AtomicBool::new(false) };
         (Arc::new(batch), receiver)
     }
 
@@ -57,6 +61,7 @@ impl OpenBatch {
         debug_assert!(rows.rows[index].is_none(), "image {index} has a row already");
         if rows.rows[index].replace(row).is_none() {
             rows.missing -= 1;
+            self.filled.send_modify(|filled| *filled += 1);
         }
         if rows.missing == 0
             && let Some(done) = rows.done.take()
@@ -81,11 +86,16 @@ impl OpenBatch {
         self.set_row(index, row);
     }
 
+    /// How many of its images have their row, for those who wait for the next.
+    pub fn filled(&self) -> watch::Receiver<usize> {
+        self.filled.subscribe()
+    }
+
     /// Ends the batch without rows.
-    pub fn fail(&self, reason: String) {
+    pub fn fail(&self, failure: Failure) {
         self.abandon();
         if let Some(done) = self.rows.lock().expect("no panic while rows are held").done.take() {
-            let _unwanted = done.send(Err(reason));
+            let _unwanted = done.send(Err(failure));
         }
     }
 

@@ -24,6 +24,10 @@ use trawl_common::{
 /// The bytes budget is counted in units of this size, to fit the semaphore's 32 bits.
 const BUDGET_UNIT_BYTES: u64 = 1024;
 
+/// So many images of one batch, all of them and all forbidden, are not the images' fault: credentials ran out or
+/// were withdrawn, and the job must wait for better ones instead of becoming rows of `forbidden`.
+const FORBIDDEN_TOGETHER: usize = 8;
+
 /// What bounds the fetch stage.
 #[derive(Debug, Clone)]
 pub struct FetchLimits {
@@ -52,16 +56,17 @@ impl Fetcher {
         Self { stores, images: Arc::new(Semaphore::new(limits.images.max(1))), budget, limits, meters }
     }
 
-    /// Hands every image of `batch` to decode, or gives it its error row. `expect` announces an image and gives
+    /// Hands the `wanted` images of `batch` to decode, or gives them their error rows. `expect` announces an image and gives
     /// the way to hand it over. On the `last` attempt an object that
     /// the store cannot give although it gives others is an error row too (`unreadable`), so that one rotten
     /// object does not cost its batch. Cancel safe: what is under way is dropped.
     ///
     /// # Errors
-    /// [`Failure::Storage`] if the store stays away.
+    /// [`Failure::Storage`] if the store stays away, or refuses every image of a batch of several.
     pub async fn feed<Arrived>(
         self: &Arc<Self>,
         batch: &Arc<OpenBatch>,
+        wanted: &[usize],
         expect: impl Fn() -> Arrived + Send + Sync,
         last: bool,
     ) -> Result<(), Failure>
@@ -69,16 +74,16 @@ impl Fetcher {
         Arrived: FnOnce(Undecoded) + Send + 'static,
     {
         let (mut reads, mut withheld) = (JoinSet::new(), Vec::new());
-        let images = batch.descriptor.images.len();
+        let images = wanted.len();
         let mut note = |read: Result<Option<Withheld>, JoinError>| {
             withheld.extend(read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())));
             // Any other attempt ends with the first: the store gets a rest before the next.
-            match withheld.pop_if(|_| !last) {
+            match withheld.pop_if(|latest| !last && !latest.is_forbidden()) {
                 Some(Withheld { error, .. }) => Err(Failure::from(error)),
                 None => Ok(()),
             }
         };
-        for index in 0..images {
+        for &index in wanted {
             let room = self.room(batch.image(index).size).await;
             let (fetcher, batch, arrived) = (self.clone(), batch.clone(), expect());
             reads.spawn(async move { fetcher.read(&batch, index, room, arrived).await });
@@ -89,13 +94,16 @@ impl Fetcher {
         while let Some(read) = reads.join_next().await {
             note(read)?;
         }
+        let all_forbidden = withheld.iter().all(Withheld::is_forbidden);
         if withheld.len() == images
+            && (!all_forbidden || images >= FORBIDDEN_TOGETHER)
             && let Some(Withheld { error, .. }) = withheld.pop()
         {
             return Err(error.into());
         }
-        for Withheld { index, error } in withheld {
-            batch.fail_row(index, ErrorCode::Unreadable, error.to_string());
+        for missed in withheld {
+            let code = if missed.is_forbidden() { ErrorCode::Forbidden } else { ErrorCode::Unreadable };
+            batch.fail_row(missed.index, code, missed.error.to_string());
         }
         Ok(())
     }
@@ -178,6 +186,12 @@ struct Withheld {
     error: StorageError,
 }
 
+impl Withheld {
+    fn is_forbidden(&self) -> bool {
+        matches!(self.error, StorageError::Forbidden { .. })
+    }
+}
+
 /// Why an image has no bytes.
 enum Missed {
     Row(ErrorCode, String),
@@ -189,12 +203,13 @@ impl From<StorageError> for Missed {
         let text = error.to_string();
         match error {
             StorageError::NotFound { .. } => Self::Row(ErrorCode::NotFound, text),
-            StorageError::Forbidden { .. } => Self::Row(ErrorCode::Forbidden, text),
             StorageError::TooLarge { .. } => Self::Row(ErrorCode::TooManyBytes, text),
             StorageError::Invalid { .. } | StorageError::Other { .. } => {
                 Self::Row(ErrorCode::Unreadable, text)
             }
-            StorageError::Transient { .. } | StorageError::NoSuchStore { .. } => Self::Store(error),
+            StorageError::Transient { .. }
+            | StorageError::NoSuchStore { .. }
+            | StorageError::Forbidden { .. } => Self::Store(error),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Infer: one forward pass over a micro-batch, and a row for each of its images.
 //!
 //! After decode, before sink. If the pass raises, the images are tried one by one, so that only the one
-//! that makes the model raise pays for it; if all of them do, the model is at fault and their batches fail.
+//! that makes the model raise pays for it; if all of them do, the model is at fault and their batches fail. What
+//! does not fit into memory is halved. It must never turn a device's failure into an image's.
 
 use super::{
     handover::Decoded,
@@ -10,16 +11,31 @@ use super::{
 use crate::model::{LoadedModel, Model, ModelError, output};
 use std::time::Instant;
 use trawl_common::{
+    disposition::Failure,
     error_code::ErrorCode,
     results::row::{Outcome, ResultRow},
 };
 
+/// Whether the micro-batch fitted into the device's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// As it was.
+    Whole,
+    /// Only in pieces of at most so many images.
+    Pieces(usize),
+}
+
 /// Runs the pass on `replica` of the model and files the rows. Blocking.
-pub fn forward(model: &LoadedModel, replica: usize, images: Vec<Decoded>, meters: &Meters) {
+pub fn forward(model: &LoadedModel, replica: usize, images: Vec<Decoded>, meters: &Meters) -> Fit {
     let images: Vec<Decoded> = images.into_iter().filter(|image| !image.batch.is_abandoned()).collect();
     if images.is_empty() {
-        return;
+        return Fit::Whole;
     }
+    pass(model, replica, &images, meters)
+}
+
+/// One pass, or as many as the memory needs: halves, and halves of halves, within this attempt.
+fn pass(model: &LoadedModel, replica: usize, images: &[Decoded], meters: &Meters) -> Fit {
     let began = Instant::now();
     let pixels: Vec<&[u8]> = images.iter().map(|image| &image.prepared.pixels[..]).collect();
     let outputs = model.replicas[replica].forward(&pixels);
@@ -29,8 +45,39 @@ pub fn forward(model: &LoadedModel, replica: usize, images: Vec<Decoded>, meters
             for (image, row) in images.iter().zip(outputs.rows()) {
                 file(image, predict(model, image, row));
             }
+            Fit::Whole
         }
-        Err(error) => one_by_one(model, &*model.replicas[replica], &images, &error),
+        Err(ModelError::OutOfMemory(reason)) if images.len() > 1 => {
+            let (one, other) = images.split_at(images.len().div_ceil(2));
+            tracing::warn!(reason, image.count = images.len(), "a micro-batch did not fit; halving it");
+            let mut worked = one.len();
+            for half in [one, other] {
+                if let Fit::Pieces(smaller) = pass(model, replica, half, meters) {
+                    worked = worked.min(smaller);
+                }
+            }
+            Fit::Pieces(worked)
+        }
+        Err(error @ (ModelError::DeviceLost(_) | ModelError::OutOfMemory(_))) => {
+            for image in images {
+                image.batch.fail(failure(&error));
+            }
+            Fit::Whole
+        }
+        Err(error) => {
+            one_by_one(model, &*model.replicas[replica], images, &error);
+            Fit::Whole
+        }
+    }
+}
+
+fn failure(error: &ModelError) -> Failure {
+    match error {
+        ModelError::DeviceLost(reason) => Failure::DeviceLost(reason.clone()),
+        ModelError::OutOfMemory(_)
+        | ModelError::Unusable(_)
+        | ModelError::Forward(_)
+        | ModelError::Device(_) => Failure::Model(error.to_string()),
     }
 }
 
@@ -48,10 +95,13 @@ fn one_by_one(model: &LoadedModel, replica: &dyn Model, images: &[Decoded], erro
                     outcome.unwrap_or_else(|| failed(ErrorCode::ModelFailed, "the model gave no row")),
                 );
             }
+            Err(error @ (ModelError::DeviceLost(_) | ModelError::OutOfMemory(_))) => {
+                image.batch.fail(failure(&error));
+            }
             Err(error) if model_works || blank_passes(replica, image) => {
                 file(image, failed(ErrorCode::ModelFailed, &error.to_string()));
             }
-            Err(error) => image.batch.fail(error.to_string()),
+            Err(error) => image.batch.fail(failure(&error)),
         }
     }
 }

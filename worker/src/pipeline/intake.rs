@@ -4,12 +4,12 @@
 //! its part there already (asked if the ledger says so or the broker has delivered it before). Only then is
 //! anything fetched. It must never ack: that is settle's.
 
-use super::Pipeline;
+use super::{Pipeline, journal::Journal, settle::Subject};
 use crate::jobs::JobContext;
 use std::sync::Arc;
 use trawl_common::{
     batch::BatchDescriptor,
-    disposition::Failure,
+    disposition::{Failure, describe},
     ledger::{BatchOutcome, JobState},
     location::Location,
     results::{OutputLayout, part},
@@ -33,27 +33,86 @@ impl Pipeline {
     pub(super) async fn take_in(&self, descriptor: &BatchDescriptor, seen: bool) -> Result<Intake, Failure> {
         // A ledger that is away must not stop the work: what it would have saved is only repeated work,
         // and the part decides.
-        match self.ledger.state(&descriptor.job).await {
+        let recorded = match self.ledger.state(&descriptor.job).await {
             Ok(Some(JobState::Cancelled)) => return Ok(Intake::Cancelled),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the ledger does not answer; going on without it"),
-        }
-        // The ledger is a cache: what it calls done is looked up, and computed again if its part was deleted.
-        let recorded = self.ledger.is_done(&descriptor.job, descriptor.batch).await.unwrap_or(false);
+            // The ledger is a cache: what it calls done is looked up, and computed again if its part was deleted.
+            Ok(Some(_)) => self.ledger.is_done(&descriptor.job, descriptor.batch).await.unwrap_or(false),
+            // Wiped: rebuilt now, so that progress is shown and done batches are known before the next commit.
+            Ok(None) => {
+                if let Err(error) = self.rebuild_ledger(&descriptor.job, &descriptor.out).await {
+                    tracing::warn!(error = %describe(&error), "the ledger could not be rebuilt; going on without it");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the ledger does not answer; going on without it");
+                false
+            }
+        };
         if recorded || seen {
             let out = Location::parse(&descriptor.out, std::path::Path::new("/"))
                 .map_err(|e| Failure::Job(e.to_string()))?;
             let store = self.stores.open(&out).await;
             let key = OutputLayout::new(out).part(descriptor.batch);
             match part::read_footer(&*store, &key).await {
-                Ok(footer) if footer.job == descriptor.job => return Ok(Intake::Written(footer.outcome())),
+                Ok(footer) if footer.job == descriptor.job => {
+                    return Ok(Intake::Written(footer.outcome()));
+                }
                 Ok(footer) => {
                     return Err(Failure::Job(format!("`{key}` belongs to job `{}`", footer.job)));
                 }
                 Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(Failure::Output(trawl_common::disposition::describe(&error))),
+                Err(error) => return Err(Failure::Output(describe(&error))),
             }
         }
         Ok(self.jobs.get(descriptor).await?.map_or(Intake::Cancelled, Intake::Compute))
+    }
+
+    /// Says in the ledger that this worker is at the batch; a ledger that is away shows nothing.
+    pub(super) async fn claim(&self, descriptor: &BatchDescriptor) {
+        let claiming = self.ledger.claim(&descriptor.job, descriptor.batch, &self.worker);
+        if let Err(error) = claiming.await {
+            tracing::debug!(%error, "a batch is worked on without a claim");
+        }
+    }
+
+    /// Takes that back.
+    pub(super) async fn release(&self, descriptor: &BatchDescriptor) {
+        if let Err(error) = self.ledger.release(&descriptor.job, descriptor.batch).await {
+            tracing::debug!(%error, "a claim was not released");
+        }
+    }
+
+    /// Whether the process before this one ended while the batch was in work (embedded runs only).
+    pub(super) fn has_begun(&self, subject: &Subject) -> bool {
+        let begun = self.begun.as_ref().map(|begun| begun.lock().expect("no panic while the set is held"));
+        begun.is_some_and(|begun| begun.contains(&subject.batch.0))
+    }
+
+    /// Leaves a mark for the process after this one, in case this one ends without a word (embedded runs only).
+    pub(super) async fn mark_begun(
+        &self,
+        descriptor: &BatchDescriptor,
+        job: &JobContext,
+    ) -> Result<(), Failure> {
+        if self.begun.is_none() {
+            return Ok(());
+        }
+        let store = self.stores.open(job.layout.root()).await;
+        Ok(Journal::new(descriptor).write(&*store, &job.layout, descriptor).await?)
+    }
+
+    /// A batch that is given back, by a process that lives, has killed nobody.
+    pub(super) async fn forgive(&self, descriptor: &BatchDescriptor, alone: bool) {
+        let Ok(out) = Location::parse(&descriptor.out, std::path::Path::new("/")) else { return };
+        let store = self.stores.open(&out).await;
+        let layout = OutputLayout::new(out);
+        if alone {
+            Journal::forgive(&*store, &layout, descriptor).await;
+        } else if self.begun.is_some()
+            && let Err(error) = store.delete(&layout.solo(descriptor.batch)).await
+        {
+            tracing::debug!(%error, "a mark was left behind");
+        }
     }
 }

@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use trawl_common::error_code::ErrorCode;
 
@@ -89,6 +89,8 @@ pub struct Meters {
     pub image_bytes: Counter,
     /// Deliveries that somebody may have seen before.
     pub redeliveries: Counter,
+    /// Batches that were taken over from slower workers.
+    pub reclaims: Counter,
     /// Batches in this worker's hands.
     pub inflight_batches: Gauge,
     /// When the last batch was committed, seconds since 1970.
@@ -99,6 +101,9 @@ pub struct Meters {
     conflicts: Family<OutcomeLabel, Counter>,
     durations: Family<StageLabel, Histogram>,
     fill: Histogram,
+    /// When something was last done, on a clock that no one sets.
+    began: Instant,
+    last_progress_ms: AtomicU64,
     totals: [(AtomicU64, AtomicU64); Stage::ALL.len()],
     computed: AtomicU64,
 }
@@ -118,6 +123,7 @@ impl Meters {
         let meters = Self {
             image_bytes: Counter::default(),
             redeliveries: Counter::default(),
+            reclaims: Counter::default(),
             inflight_batches: Gauge::default(),
             last_commit: Gauge::default(),
             images: Family::default(),
@@ -126,6 +132,8 @@ impl Meters {
             conflicts: Family::default(),
             durations,
             fill: Histogram::new((1..=10).map(|tenth| f64::from(tenth) / 10.0)),
+            began: Instant::now(),
+            last_progress_ms: AtomicU64::new(0),
             totals: Default::default(),
             computed: AtomicU64::new(0),
             registry: Registry::default(),
@@ -143,6 +151,7 @@ impl Meters {
         );
         registry.register("image_bytes", "Bytes read from stores", meters.image_bytes.clone());
         registry.register("redeliveries", "Deliveries seen before", meters.redeliveries.clone());
+        registry.register("reclaims", "Batches taken over from slower workers", meters.reclaims.clone());
         registry.register("inflight_batches", "Batches in work", meters.inflight_batches.clone());
         registry.register(
             "last_commit_timestamp_seconds",
@@ -164,7 +173,23 @@ impl Meters {
         let (nanos, items) = &self.totals[stage as usize];
         nanos.fetch_add(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         items.fetch_add(count, Ordering::Relaxed);
+        self.progressed();
         self.durations.get_or_create(&StageLabel { stage: stage.name() }).observe(busy.as_secs_f64());
+    }
+
+    /// Notes that something moved, for [`Meters::stalled_for`].
+    pub fn progressed(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_progress_ms.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// For how long no stage has done anything although batches are in hand; zero when there are none.
+    pub fn stalled_for(&self) -> Duration {
+        if self.inflight_batches.get() == 0 {
+            return Duration::ZERO;
+        }
+        let last = Duration::from_millis(self.last_progress_ms.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(last)
     }
 
     /// What `stage` has done.

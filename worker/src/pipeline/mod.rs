@@ -1,5 +1,7 @@
 //! The pipeline: intake -> fetch -> decode -> infer -> sink -> settle, a file a stage.
 //!
+//! Beside the stages: [`solo`] takes a batch that may have killed its worker, [`tail`] looks for batches that
+//! somebody else is slow with.
 //! Only this file knows them all; the stages do not know each other. One pipeline serves one queue, with
 //! as many deliveries in hand as the prefetch allows, each by a task of its own. The same code runs under
 //! `serve` (RabbitMQ, Redis, a bucket) and `run` (everything in this process).
@@ -9,26 +11,35 @@ pub mod fetch;
 pub mod handover;
 pub mod infer;
 pub mod intake;
+pub mod journal;
 pub mod meters;
 pub mod pool;
 pub mod settle;
 pub mod sink;
+pub mod solo;
+pub mod tail;
 
 use crate::jobs::Jobs;
-use batch::OpenBatch;
+use batch::{BatchRows, OpenBatch};
 use fetch::Fetcher;
 use intake::Intake;
 use meters::Meters;
 use pool::{Pool, PoolSettings, PoolThreads};
 use settle::{Finished, Subject};
+use solo::{Place, Room};
 use std::{
+    collections::HashSet,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
 use trawl_common::{
     batch::{BatchDescriptor, FinalizeRequest, Message},
     broker::{Broker, BrokerError, Consumer, Delivery, topology::MAX_ATTEMPTS},
@@ -38,9 +49,13 @@ use trawl_common::{
     ledger::{JobRecord, Ledger},
     location::Location,
     planning::rebuild::rebuild,
+    results::row::ResultRow,
     shutdown::Shutdown,
     storage::Stores,
 };
+
+/// How long batches that are given back may take to say so: a publish to a broker that answers.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One queue's pipeline and everything its stages share.
 pub struct Pipeline {
@@ -66,6 +81,15 @@ pub struct Pipeline {
     pub attempts: Arc<AtomicU64>,
     /// Jobs finished by this worker: bumped after each `_SUCCESS`.
     pub finished: watch::Sender<u64>,
+    /// One for all lanes of this process.
+    pub room: Room,
+    /// When somebody else's batch may be taken; `None` leaves it to them.
+    pub reclaim_after: Option<Duration>,
+    /// Batches that were in work when an earlier process of this job ended without a word, by number; only an
+    /// embedded run, which has no broker to count such ends, knows and marks them.
+    pub begun: Option<Arc<Mutex<HashSet<u64>>>>,
+    /// Set when a device is lost: nothing more can be done in this process.
+    pub device_lost: CancellationToken,
     /// The order of settling; a wrong one shows that a simulation would notice.
     #[cfg(any(test, feature = "testing"))]
     pub order: settle::SettleOrder,
@@ -76,6 +100,9 @@ pub struct Pipeline {
 pub enum Drained {
     /// Everything in hand was finished.
     Clean,
+    /// A device is lost; what was in hand went back to the queue. The process must end, for its supervisor to
+    /// start a new one.
+    DeviceLost,
     /// The grace ran out, or a second signal came; what was left went back to the queue.
     CutShort {
         /// Batches given back.
@@ -114,6 +141,10 @@ impl Pipeline {
             worker: self.worker.clone(),
             attempts: self.attempts.clone(),
             finished: watch::Sender::new(0),
+            room: self.room.clone(),
+            reclaim_after: self.reclaim_after,
+            begun: self.begun.clone(),
+            device_lost: self.device_lost.clone(),
             #[cfg(any(test, feature = "testing"))]
             order: self.order,
         })
@@ -129,29 +160,40 @@ impl Pipeline {
         shutdown: &Shutdown,
         grace: Duration,
     ) -> Result<Drained, BrokerError> {
-        let mut tasks = JoinSet::new();
+        let (mut tasks, cut) = (JoinSet::new(), CancellationToken::new());
+        let mut idle = tokio::time::interval(tail::LOOK_EVERY);
         let ended = loop {
             tokio::select! {
                 biased;
                 () = shutdown.draining.cancelled() => break Ok(()),
-                Some(task) = tasks.join_next(), if !tasks.is_empty() => report_panic(task),
+                () = self.device_lost.cancelled() => break Ok(()),
+                Some(task) = tasks.join_next(), if !tasks.is_empty() => {
+                    report_panic(task);
+                    idle.reset();
+                }
                 delivery = consumer.next() => match delivery {
                     Ok(delivery) => {
-                        let pipeline = self.clone();
-                        tasks.spawn(async move { pipeline.handle(delivery).await });
+                        let (pipeline, cut) = (self.clone(), cut.clone());
+                        tasks.spawn(async move { pipeline.handle(delivery, cut).await });
                     }
                     Err(error) => break Err(error),
                 },
+                _ = idle.tick(), if tasks.is_empty() && self.reclaim_after.is_some() => {
+                    let (pipeline, cut) = (self.clone(), cut.clone());
+                    tasks.spawn(async move { pipeline.look_at_the_tail(cut).await });
+                }
             }
         };
         if let Err(error) = consumer.cancel().await {
             tracing::warn!(%error, "the subscription could not be cancelled");
         }
-        let drained = drain(&mut tasks, shutdown, grace).await;
+        let drained = drain(&mut tasks, &cut, shutdown, &self.device_lost, grace).await;
         ended.map(|()| drained)
     }
 
-    async fn handle(self: Arc<Self>, delivery: Delivery) {
+    /// Sees a delivery to its end; `cut` gives back what is not at its commit yet.
+    async fn handle(self: Arc<Self>, delivery: Delivery, cut: CancellationToken) {
+        self.meters.progressed();
         self.meters.inflight_batches.inc();
         // A task that is aborted counts down too.
         let _counted = CountDown(&self.meters);
@@ -162,13 +204,23 @@ impl Pipeline {
         match Message::parse(&delivery.body) {
             Err(error) => self.settle(delivery, None, Err(error.into())).await,
             Ok(Message::Batch(descriptor)) => {
-                let subject = Subject {
-                    job: descriptor.job.clone(),
-                    out: descriptor.out.clone(),
-                    batch: descriptor.batch,
-                };
+                let subject = Subject::of(&descriptor);
+                let alone = delivery.deliveries > 0 || self.has_begun(&subject);
                 let last = delivery.attempt >= MAX_ATTEMPTS;
-                let finished = self.work(descriptor, seen, last).await;
+                let again = descriptor.clone();
+                let mut place: Option<Place> = None;
+                let work = async {
+                    place = Some(self.room.enter(alone).await);
+                    self.work(descriptor, Sight { seen, alone, last }).await
+                };
+                let finished = tokio::select! {
+                    biased;
+                    () = cut.cancelled() => Err(Failure::Draining),
+                    finished = work => finished,
+                };
+                if place.is_some() && matches!(finished, Err(Failure::Draining | Failure::DeviceLost(_))) {
+                    self.forgive(&again, alone).await;
+                }
                 self.settle(delivery, Some(&subject), finished).await;
             }
             Ok(Message::Finalize(request)) => {
@@ -178,27 +230,48 @@ impl Pipeline {
         }
     }
 
-    /// A batch from its message to its encoded part; `seen` if it was delivered before, `last` if it will not be
-    /// tried again.
-    async fn work(&self, descriptor: BatchDescriptor, seen: bool, last: bool) -> Result<Finished, Failure> {
-        let job = match self.take_in(&descriptor, seen).await? {
+    /// A batch from its message to its encoded part.
+    async fn work(&self, descriptor: BatchDescriptor, sight: Sight) -> Result<Finished, Failure> {
+        let job = match self.take_in(&descriptor, sight.seen || sight.alone).await? {
             Intake::Cancelled => return Ok(Finished::Dropped),
             Intake::Written(outcome) => return Ok(Finished::Written(outcome)),
             Intake::Compute(job) => job,
         };
-        let (batch, rows) = OpenBatch::open(descriptor, job.clone());
-        let _abandon = AbandonOnDrop(batch.clone());
+        let (batch, rows) = if sight.alone {
+            // Nobody else may take over what may kill.
+            self.release(&descriptor).await;
+            self.compute_alone(descriptor, &job, sight.last).await?
+        } else {
+            self.claim(&descriptor).await;
+            self.mark_begun(&descriptor, &job).await?;
+            let (batch, mut rows) = OpenBatch::open(descriptor, job.clone());
+            let _abandon = AbandonOnDrop(batch.clone());
+            let all: Vec<usize> = (0..batch.descriptor.images.len()).collect();
+            let rows = self.feed_and_wait(&batch, &all, &mut rows, sight.last).await?;
+            (batch, rows)
+        };
+        let part = self.encode(&batch, rows).await?;
+        Ok(Finished::Part { job, part, journalled: sight.alone || self.begun.is_some() })
+    }
+
+    /// Sends images of a batch through fetch, decode and infer, and waits until each row of the batch is in.
+    async fn feed_and_wait(
+        &self,
+        batch: &Arc<OpenBatch>,
+        wanted: &[usize],
+        rows: &mut BatchRows,
+        last: bool,
+    ) -> Result<Vec<ResultRow>, Failure> {
+        self.feed(batch, wanted, last).await?;
+        received(rows.await)
+    }
+
+    async fn feed(&self, batch: &Arc<OpenBatch>, wanted: &[usize], last: bool) -> Result<(), Failure> {
         let expect = || {
             let coming = self.pool.expect_one();
             move |image| coming.arrived(image)
         };
-        self.fetcher.feed(&batch, expect, last).await?;
-        let rows = rows
-            .await
-            .map_err(|_| Failure::Model("the compute threads are gone".into()))?
-            .map_err(Failure::Model)?;
-        let part = self.encode(&batch, rows).await?;
-        Ok(Finished::Part(job, part))
+        self.fetcher.feed(batch, wanted, expect, last).await
     }
 
     async fn finish(&self, request: &FinalizeRequest) -> Result<(), Failure> {
@@ -236,7 +309,32 @@ impl Pipeline {
     }
 }
 
-async fn drain(tasks: &mut JoinSet<()>, shutdown: &Shutdown, grace: Duration) -> Drained {
+/// How a delivery is looked at.
+#[derive(Debug, Clone, Copy)]
+struct Sight {
+    /// Somebody may have worked on it before.
+    seen: bool,
+    /// It came back without a word: it may have killed its worker.
+    alone: bool,
+    /// It will not be tried again.
+    last: bool,
+}
+
+/// A batch's rows, from the threads that made them.
+fn received(
+    rows: Result<Result<Vec<ResultRow>, Failure>, oneshot::error::RecvError>,
+) -> Result<Vec<ResultRow>, Failure> {
+    rows.unwrap_or_else(|_| Err(Failure::Model("the compute threads are gone".into())))
+}
+
+/// Waits for what is in hand, as long as it may take; then `cut`s it short and lets it settle.
+async fn drain(
+    tasks: &mut JoinSet<()>,
+    cut: &CancellationToken,
+    shutdown: &Shutdown,
+    device_lost: &CancellationToken,
+    grace: Duration,
+) -> Drained {
     let all = async {
         while let Some(task) = tasks.join_next().await {
             report_panic(task);
@@ -244,15 +342,24 @@ async fn drain(tasks: &mut JoinSet<()>, shutdown: &Shutdown, grace: Duration) ->
     };
     tokio::select! {
         biased;
-        () = all => return Drained::Clean,
+        () = all => return if device_lost.is_cancelled() { Drained::DeviceLost } else { Drained::Clean },
         () = shutdown.now.cancelled() => {}
+        () = device_lost.cancelled() => {}
         () = tokio::time::sleep(grace) => {}
     }
     let batches = tasks.len();
     tracing::warn!(batch.count = batches, "giving unfinished batches back to the queue");
-    // Dropping a delivery gives it back.
-    tasks.shutdown().await;
-    Drained::CutShort { batches }
+    cut.cancel();
+    let settled = async {
+        while let Some(task) = tasks.join_next().await {
+            report_panic(task);
+        }
+    };
+    if tokio::time::timeout(SETTLE_PATIENCE, settled).await.is_err() {
+        // Dropping a delivery gives it back too, but the broker counts it as one that came back without a word.
+        tasks.shutdown().await;
+    }
+    if device_lost.is_cancelled() { Drained::DeviceLost } else { Drained::CutShort { batches } }
 }
 
 fn report_panic(task: Result<(), tokio::task::JoinError>) {

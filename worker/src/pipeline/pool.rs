@@ -12,6 +12,7 @@ mod task;
 use super::{
     batch::OpenBatch,
     handover::{Decoded, Undecoded},
+    infer::Fit,
     meters::{Meters, Stage},
 };
 use crate::{
@@ -25,7 +26,10 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use trawl_common::results::row::{Outcome, ResultRow};
+use trawl_common::{
+    disposition::Failure,
+    results::row::{Outcome, ResultRow},
+};
 
 /// How long a ragged micro-batch waits for images that are still being fetched: well below a forward
 /// pass, well above the gap between two objects of a store that answers.
@@ -38,8 +42,12 @@ const MAX_LINGER: Duration = Duration::from_millis(500);
 /// Full micro-batches that may wait for a CUDA device before the decoders pause: one ready while one runs.
 const READY_PER_DEVICE: usize = 2;
 
+/// Micro-batches that must fit before one that was halved for want of memory is doubled again: a neighbour on the
+/// device may have left, and trying costs one failed pass.
+const FITS_BEFORE_GROWTH: u32 = 64;
+
 /// The forward pass over a micro-batch on one replica of its model; files the rows.
-pub type Forward = fn(&LoadedModel, usize, Vec<Decoded>, &Meters);
+pub type Forward = fn(&LoadedModel, usize, Vec<Decoded>, &Meters) -> Fit;
 
 /// How the pool is laid out.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +79,10 @@ struct State {
     expected: usize,
     /// Threads that are decoding now.
     decoding: usize,
+    /// Images in a full micro-batch for now, if memory does not allow for more.
+    fits: Option<usize>,
+    /// Micro-batches in a row that fitted.
+    fitted: u32,
     closed: bool,
 }
 
@@ -171,7 +183,8 @@ fn guarded<T>(batches: &[Arc<OpenBatch>], work: impl FnOnce() -> T) -> Option<T>
         Ok(done) => Some(done),
         Err(_) => {
             for batch in batches {
-                batch.fail("a compute thread panicked; its words are in the log above".to_owned());
+                let reason = "a compute thread panicked; its words are in the log above";
+                batch.fail(Failure::Model(reason.to_owned()));
             }
             None
         }
@@ -233,7 +246,9 @@ impl Pool {
             Task::Forward(batch) => {
                 self.meters.micro_batch(batch.images.len(), self.settings.micro_batch);
                 let batches: Vec<_> = batch.images.iter().map(|image| image.batch.clone()).collect();
-                guarded(&batches, || (self.forward)(&batch.model, replica, batch.images, &self.meters));
+                let fit =
+                    guarded(&batches, || (self.forward)(&batch.model, replica, batch.images, &self.meters));
+                self.adapt(fit);
             }
             Task::End => return false,
         }
@@ -284,6 +299,25 @@ impl Pool {
         Err(wait)
     }
 
+    /// Fewer images in a micro-batch after one that did not fit, more after many that did.
+    fn adapt(&self, fit: Option<Fit>) {
+        let mut state = self.lock();
+        match (fit, state.fits) {
+            (Some(Fit::Pieces(worked)), now) => {
+                state.fits = Some(worked.min(now.unwrap_or(worked)).max(1));
+                state.fitted = 0;
+            }
+            (Some(Fit::Whole), Some(now)) => {
+                state.fitted += 1;
+                if state.fitted >= FITS_BEFORE_GROWTH {
+                    state.fits = Some(now * 2).filter(|grown| *grown < self.settings.micro_batch);
+                    state.fitted = 0;
+                }
+            }
+            (Some(Fit::Whole), None) | (None, _) => {}
+        }
+    }
+
     /// Bytes to pixels; `None` if the image got its error row, or nobody wants it any more.
     fn decode(&self, image: Undecoded, scratch: &mut Scratch) -> Option<Decoded> {
         let Undecoded { batch, index, bytes, etag, room } = image;
@@ -324,7 +358,8 @@ impl Pool {
                 state.filling.len() - 1
             });
             state.filling[place].images.push(image);
-            if state.filling[place].images.len() >= self.settings.micro_batch {
+            let full = state.fits.unwrap_or(self.settings.micro_batch);
+            if state.filling[place].images.len() >= full {
                 let full = state.filling.remove(place);
                 state.ready.push_back(full);
             }

@@ -6,19 +6,20 @@
 
 use super::{Pipeline, meters::Stage, sink::EncodedPart};
 use crate::jobs::JobContext;
+use bytes::Bytes;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 use trawl_common::{
-    batch::{BatchNumber, FinalizeRequest, Message},
+    batch::{BatchDescriptor, BatchNumber, FinalizeRequest, Message},
     broker::{Delivery, Disposition, Publication},
     disposition::{Failure, describe, disposition},
     job::{JobId, QueueName},
     ledger::{BatchOutcome, Completion, LedgerError},
     results::part,
     retry::{RetryPolicy, retry},
-    storage::PutOutcome,
+    storage::{PutOutcome, Storage, StorageError, probe::ConditionalPut},
 };
 
 /// A ledger that is away holds a batch's commit for this long; its part is safe, and the worker computes on
@@ -35,7 +36,14 @@ const REBUILDS: usize = 3;
 /// What became of a delivery's work.
 pub enum Finished {
     /// Computed: put, complete, ack.
-    Part(Arc<JobContext>, EncodedPart),
+    Part {
+        /// Its job.
+        job: Arc<JobContext>,
+        /// The part.
+        part: EncodedPart,
+        /// Whether a journal of it is in the output.
+        journalled: bool,
+    },
     /// An earlier attempt put it: complete, ack.
     Written(BatchOutcome),
     /// Nothing to do with it: ack.
@@ -61,6 +69,13 @@ pub enum SettleOrder {
     AckLast,
     /// Wrong: a crash after the ack loses the batch.
     AckFirst,
+}
+
+impl Subject {
+    /// The batch of a message.
+    pub fn of(descriptor: &BatchDescriptor) -> Self {
+        Self { job: descriptor.job.clone(), out: descriptor.out.clone(), batch: descriptor.batch }
+    }
 }
 
 impl Pipeline {
@@ -92,6 +107,10 @@ impl Pipeline {
                     Disposition::Ack => "skipped",
                 };
                 self.meters.batch(outcome);
+                // Nobody works on it now. Not asked of a ledger that is away.
+                if let Some(Subject { job, batch, .. }) = subject.filter(|_| !is_ledgers(failure)) {
+                    let _shown_too_long = self.ledger.release(job, *batch).await;
+                }
                 tracing::warn!(
                     error = %describe(failure), attempt = delivery.attempt, outcome,
                     job.id = subject.map(|s| s.job.as_str()), batch.number = subject.map(|s| s.batch.0),
@@ -103,6 +122,9 @@ impl Pipeline {
         if let Err(error) = delivery.settle(disposition).await {
             // The broker delivers it again; whoever gets it finds the part.
             tracing::warn!(%error, "the delivery could not be settled");
+        }
+        if matches!(committed, Err(Failure::DeviceLost(_))) {
+            self.device_lost.cancel();
         }
     }
 
@@ -119,14 +141,21 @@ impl Pipeline {
         }
     }
 
-    async fn commit(&self, subject: &Subject, finished: Finished) -> Result<(), Failure> {
+    /// Puts, completes, and asks for the finish of a job whose last batch it was.
+    pub(super) async fn commit(&self, subject: &Subject, finished: Finished) -> Result<(), Failure> {
         let outcome = match finished {
             Finished::Dropped => {
                 self.meters.batch("skipped");
                 return Ok(());
             }
             Finished::Written(outcome) => outcome,
-            Finished::Part(job, part) => self.put(&job, part).await?,
+            Finished::Part { job, part, journalled } => {
+                let outcome = self.put(&job, part).await?;
+                if journalled {
+                    self.close_journal(&job, subject).await;
+                }
+                outcome
+            }
         };
         let began = Instant::now();
         let completion = self.complete(subject, &outcome).await?;
@@ -146,7 +175,10 @@ impl Pipeline {
         let began = Instant::now();
         let store = self.stores.open(job.layout.root()).await;
         let key = job.layout.part(part.footer.batch);
-        let outcome = store.put_if_absent(&key, part.bytes).await?;
+        let outcome = match job.conditional_put {
+            ConditionalPut::Real => store.put_if_absent(&key, part.bytes).await?,
+            ConditionalPut::Unreliable { .. } => put_and_look(&*store, &key, part.bytes).await?,
+        };
         self.meters.stage(Stage::Put, began.elapsed(), 1);
         if outcome == PutOutcome::Created {
             return Ok(part.footer.outcome());
@@ -155,9 +187,20 @@ impl Pipeline {
         if winner.job != part.footer.job {
             return Err(Failure::Output(format!("`{key}` belongs to job `{}`", winner.job)));
         }
-        let ours = winner.attempt_id == part.footer.attempt_id;
-        self.meters.conflict(if ours { "self" } else { "other" });
+        if winner.attempt_id == part.footer.attempt_id {
+            self.meters.conflict("self");
+        } else {
+            self.meters.conflict("other");
+        }
         Ok(winner.outcome())
+    }
+
+    /// The part is there: whatever the journal says is history.
+    async fn close_journal(&self, job: &JobContext, subject: &Subject) {
+        let store = self.stores.open(job.layout.root()).await;
+        if let Err(error) = store.delete(&job.layout.solo(subject.batch)).await {
+            tracing::debug!(%error, "a journal was left behind");
+        }
     }
 
     async fn complete(&self, subject: &Subject, outcome: &BatchOutcome) -> Result<Completion, Failure> {
@@ -178,4 +221,21 @@ impl Pipeline {
         let queue: &QueueName = &self.queue;
         self.broker.publish(queue, message).await.map_err(|e| Failure::Output(describe(&e)))
     }
+}
+
+fn is_ledgers(failure: &Failure) -> bool {
+    matches!(failure, Failure::Ledger(_))
+}
+
+/// The commit on a store without a create-only put: look, put, and let the caller read back who is there. Two who
+/// look at the same moment both put, to one name: the later one stands, and both count what stands then. There is
+/// one part a batch whatever happens; which of the two may change once.
+async fn put_and_look(store: &dyn Storage, key: &str, bytes: Bytes) -> Result<PutOutcome, StorageError> {
+    match store.head(key).await {
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => store.put(key, bytes).await?,
+        Err(error) => return Err(error),
+    }
+    // Never `Created`: the footer that is read back says whose part it is.
+    Ok(PutOutcome::AlreadyExists)
 }
