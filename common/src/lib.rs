@@ -11,6 +11,7 @@
 pub mod batch;
 pub mod broker;
 pub mod bundle;
+pub mod chance;
 pub mod config;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
