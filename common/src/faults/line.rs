@@ -12,11 +12,16 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     sync::watch,
     time::{sleep, sleep_until},
 };
+
+/// A client waits no longer than this for either way of a call: real ones have time-outs too, and a slow process on
+/// a stalled network would otherwise outlast every test.
+const LONGEST_WAY: Duration = Duration::from_secs(60);
 
 /// Where a process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +153,8 @@ impl Line {
         let slowness = self.slowness.load(Ordering::Relaxed);
         let (there, back) = {
             let weather = self.world.weather();
-            (weather.way(&self.world.dice) * slowness, weather.way(&self.world.dice) * slowness)
+            let way = || (weather.way(&self.world.dice) * slowness).min(LONGEST_WAY);
+            (way(), way())
         };
         let fate = self.fate(&call);
         if fate == Fate::Refused {

@@ -1,7 +1,10 @@
 //! What became of a seed, and of many: figures for people, and the command that replays what failed.
 
 use crate::fleet::Fleet;
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// One seed.
 pub struct Story {
@@ -13,6 +16,7 @@ pub struct Story {
     virtual_ms: u64,
     images: u64,
     redeliveries: u64,
+    recovered: u64,
     computed_twice: u64,
 }
 
@@ -20,6 +24,13 @@ impl Story {
     pub fn of(seed: u64, fleet: &Fleet) -> Self {
         let log = fleet.world.chronicle.log();
         let again = |line: &&str| line.contains(" takes ") && line.contains(" again,");
+        // Jepsen's fourth set: what is there although its first delivery failed.
+        let came_back: BTreeSet<&str> = log
+            .lines()
+            .filter(again)
+            .filter_map(|line| line.split("takes batch ").nth(1)?.split(' ').next())
+            .collect();
+        let size = u64::from(fleet.scenario.batch_size);
         let computed = fleet.computed.lock().expect("no panic while they are held");
         Self {
             seed,
@@ -28,6 +39,7 @@ impl Story {
             virtual_ms: fleet.world.chronicle.elapsed_ms(),
             images: fleet.photos.len() as u64,
             redeliveries: log.lines().filter(again).count() as u64,
+            recovered: came_back.len() as u64 * size,
             computed_twice: computed.values().map(|times| times.saturating_sub(1)).sum(),
             log,
         }
@@ -42,6 +54,7 @@ pub struct Report {
     pub failed: BTreeMap<u64, Vec<String>>,
     pub redeliveries: u64,
     pub computed_twice: u64,
+    recovered: u64,
     images: u64,
     virtual_ms: u64,
     faults: BTreeMap<&'static str, u64>,
@@ -52,6 +65,7 @@ impl Report {
         self.seeds += 1;
         self.redeliveries += story.redeliveries;
         self.computed_twice += story.computed_twice;
+        self.recovered += story.recovered;
         self.images += story.images;
         self.virtual_ms += story.virtual_ms;
         for (kind, n) in &story.faults {
@@ -67,7 +81,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hours = self.virtual_ms as f64 / 3_600_000.0;
         writeln!(f, "{} seeds, {hours:.1} virtual hours, {} images", self.seeds, self.images)?;
-        writeln!(f, "{} redeliveries, {} images computed again", self.redeliveries, self.computed_twice)?;
+        writeln!(
+            f,
+            "{} redeliveries, about {} rows recovered by them, {} images computed again",
+            self.redeliveries, self.recovered, self.computed_twice
+        )?;
         for (kind, n) in &self.faults {
             writeln!(f, "  {n:>7} {kind}")?;
         }
