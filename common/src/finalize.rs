@@ -7,6 +7,7 @@
 use crate::{
     batch::BatchNumber,
     config::unix_ms,
+    failpoint,
     job::{JobId, JobSpec, JobSpecError},
     location::Location,
     results::{
@@ -143,6 +144,7 @@ pub async fn finalize(job: &JobId, out: &Location, stores: &Stores) -> Result<Fi
     if let Some(manifest) = finished_manifest(output.store, output.layout, job).await? {
         return Ok(Finalized::Written(Box::new(manifest)));
     }
+    failpoint::hit(failpoint::FINALIZE_BEFORE).await;
     let Some(done) = output.plan_done().await? else { return Ok(Finalized::PlanOpen) };
     let planned = output.planned(&done).await?;
     let parts = output.parts().await?;
@@ -157,8 +159,11 @@ pub async fn finalize(job: &JobId, out: &Location, stores: &Stores) -> Result<Fi
         return Ok(Finalized::Incomplete { missing: missing.take(MISSING_NAMED).collect(), missing_count });
     }
     let manifest = output.manifest(&spec, &planned, &parts).await?;
+    failpoint::hit(failpoint::MANIFEST_BEFORE).await;
     output.store.put(&output.layout.manifest(), manifest.to_json()).await?;
+    failpoint::hit(failpoint::SUCCESS_BEFORE).await;
     output.store.put(&output.layout.success(), Bytes::new()).await?;
+    failpoint::hit(failpoint::FINALIZED).await;
     Ok(Finalized::Written(Box::new(manifest)))
 }
 

@@ -18,6 +18,7 @@ pub mod contract;
 pub mod disposition;
 pub mod error_code;
 pub mod exit;
+pub mod failpoint;
 #[cfg(any(test, feature = "testing"))]
 pub mod faults;
 pub mod finalize;

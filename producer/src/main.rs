@@ -41,6 +41,7 @@ use std::{
 use tracing::Level;
 use trawl_common::{
     config::{OutputFormat, unix_ms},
+    failpoint,
     ledger::Ledger,
     shutdown::Shutdown,
     storage::Stores,
@@ -76,6 +77,7 @@ fn start(cli: Cli) -> Result<u8, Stop> {
         _ => Level::TRACE,
     };
     telemetry::init(global.log_format, level)?;
+    failpoint::check();
     tls::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)

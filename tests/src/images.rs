@@ -21,6 +21,18 @@ pub fn png(seed: u32, width: u32, height: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
+/// A PNG of one colour all over.
+///
+/// # Panics
+/// Never: encoding into memory does not fail.
+pub fn plain(colour: [u8; 3], width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    RgbImage::from_pixel(width, height, Rgb(colour))
+        .write_to(&mut bytes, ImageFormat::Png)
+        .expect("encoding into memory");
+    bytes.into_inner()
+}
+
 /// Writes `count` images `img_00000.png`... into `dir`.
 ///
 /// # Panics

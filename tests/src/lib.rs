@@ -4,10 +4,15 @@
 //! test binary; a watchdog stops them when the binary ends, however it ends. Waiting is always for a
 //! condition, with a deadline that fails the test.
 
+mod background;
 pub mod bucket;
+pub mod chaos;
+pub mod http_faults;
 pub mod images;
 pub mod programs;
+pub mod proxy;
 pub mod rows;
+pub mod scene;
 pub mod stack;
 pub mod wait;
 

@@ -35,8 +35,9 @@ pub fn with_stack(name: &str, stack: &Stack) -> Command {
 
 fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running test");
-    // target/debug/deps/NAME-HASH
-    let target = test.ancestors().nth(2).expect("tests lie two folders below the programs");
+    // target/debug/deps/NAME-HASH, or target/debug/NAME
+    let beside = test.parent().expect("a program lies in a folder");
+    let target = if beside.ends_with("deps") { beside.parent().unwrap_or(beside) } else { beside };
     let path = target.join(name);
     assert!(
         path.is_file(),

@@ -109,12 +109,12 @@ pub fn pipeline(
         worker: seams.worker,
         attempts: Arc::default(),
         finished: watch::Sender::new(0),
-        #[cfg(any(test, feature = "testing"))]
-        order: crate::pipeline::settle::SettleOrder::default(),
         room: Room::default(),
         reclaim_after: None,
         begun: None,
         device_lost: CancellationToken::new(),
+        #[cfg(any(test, feature = "testing"))]
+        order: crate::pipeline::settle::SettleOrder::default(),
     };
     (pipeline, threads)
 }

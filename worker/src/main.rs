@@ -9,6 +9,7 @@ use tracing::Level;
 use trawl_common::{
     config::exit,
     disposition::{Failure, describe},
+    failpoint,
     shutdown::Shutdown,
     telemetry,
 };
@@ -39,6 +40,7 @@ fn main() {
     if let Err(error) = telemetry::init(cli.log_format, level) {
         leave(fail(&error));
     }
+    failpoint::check();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
     let runtime = match runtime {

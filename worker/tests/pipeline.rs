@@ -156,11 +156,11 @@ impl Scene {
             worker: "test".into(),
             attempts: Arc::default(),
             finished: watch::Sender::new(0),
-            order: SettleOrder::default(),
             room: Room::default(),
             reclaim_after: None,
             begun: None,
             device_lost: CancellationToken::new(),
+            order: SettleOrder::default(),
         };
         (Arc::new(pipeline), threads)
     }

@@ -95,6 +95,7 @@ impl PlanLog {
                 return Ok(Appended::Overtaken);
             }
         }
+        crate::failpoint::hit(crate::failpoint::PLAN_DURABLE).await;
         self.advance(batches, cursor);
         Ok(Appended::Written)
     }

@@ -8,6 +8,7 @@ use super::{Enlisting, PlanError};
 use crate::{
     batch::{BatchDescriptor, BatchNumber, FinalizeRequest, ImageRef, Message},
     broker::{BrokerError, Publication},
+    failpoint,
     job::JobSpec,
     ledger::{Ledger, LedgerError},
     results::{OutputLayout, part::read_footer},
@@ -82,7 +83,10 @@ async fn publish_message(ctx: &Enlisting<'_>, message: &Message) -> Result<(), P
     let queue = &ctx.spec.queue;
     let sent =
         retry(ENLIST_RETRY, BrokerError::is_transient, || ctx.broker.publish(queue, publication.clone()));
-    Ok(sent.await?)
+    failpoint::hit(failpoint::PUBLISH_BEFORE).await;
+    sent.await?;
+    failpoint::hit(failpoint::PUBLISH_AFTER).await;
+    Ok(())
 }
 
 /// Tells the ledger of batches that have a part already; true if one of them was the job's last.

@@ -146,6 +146,11 @@ impl Fetcher {
         let place = Location::parse(&image.key, &batch.job.base_dir)
             .map_err(|e| Missed::Row(ErrorCode::Unreadable, e.to_string()))?;
         let store = self.stores.open(&place).await;
+        trawl_common::failpoint::hit(trawl_common::failpoint::FETCH_BEFORE).await;
+        if trawl_common::failpoint::error(trawl_common::failpoint::FETCH_ERROR) {
+            let (store, key) = (store.name().to_owned(), image.key.clone());
+            return Err(StorageError::Transient { store, key, reason: "a failpoint".into() }.into());
+        }
         let object = match store.get(place.key(), self.limits.max_image_bytes).await {
             Ok(object) => object,
             Err(error) if error.is_not_found() && place.is_local() => {

@@ -31,6 +31,7 @@ impl Pipeline {
     /// # Errors
     /// [`Failure`] if the job or its model is not to be had.
     pub(super) async fn take_in(&self, descriptor: &BatchDescriptor, seen: bool) -> Result<Intake, Failure> {
+        trawl_common::failpoint::hit(trawl_common::failpoint::INTAKE_BEFORE).await;
         // A ledger that is away must not stop the work: what it would have saved is only repeated work,
         // and the part decides.
         let recorded = match self.ledger.state(&descriptor.job).await {

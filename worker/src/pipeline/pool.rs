@@ -266,6 +266,25 @@ impl Pool {
         }
     }
 
+    /// Fewer images in a micro-batch after one that did not fit, more after many that did.
+    fn adapt(&self, fit: Option<Fit>) {
+        let mut state = self.lock();
+        match (fit, state.fits) {
+            (Some(Fit::Pieces(worked)), now) => {
+                state.fits = Some(worked.min(now.unwrap_or(worked)).max(1));
+                state.fitted = 0;
+            }
+            (Some(Fit::Whole), Some(now)) => {
+                state.fitted += 1;
+                if state.fitted >= FITS_BEFORE_GROWTH {
+                    state.fits = Some(now * 2).filter(|grown| *grown < self.settings.micro_batch);
+                    state.fitted = 0;
+                }
+            }
+            (Some(Fit::Whole), None) | (None, _) => {}
+        }
+    }
+
     /// What there is to do now, or else how long to wait at most for a change.
     fn look(&self, state: &mut State, decodes: bool, forwards: bool) -> Result<Task, Option<Duration>> {
         if forwards && let Some(batch) = state.ready.pop_front() {
@@ -299,25 +318,6 @@ impl Pool {
         Err(wait)
     }
 
-    /// Fewer images in a micro-batch after one that did not fit, more after many that did.
-    fn adapt(&self, fit: Option<Fit>) {
-        let mut state = self.lock();
-        match (fit, state.fits) {
-            (Some(Fit::Pieces(worked)), now) => {
-                state.fits = Some(worked.min(now.unwrap_or(worked)).max(1));
-                state.fitted = 0;
-            }
-            (Some(Fit::Whole), Some(now)) => {
-                state.fitted += 1;
-                if state.fitted >= FITS_BEFORE_GROWTH {
-                    state.fits = Some(now * 2).filter(|grown| *grown < self.settings.micro_batch);
-                    state.fitted = 0;
-                }
-            }
-            (Some(Fit::Whole), None) | (None, _) => {}
-        }
-    }
-
     /// Bytes to pixels; `None` if the image got its error row, or nobody wants it any more.
     fn decode(&self, image: Undecoded, scratch: &mut Scratch) -> Option<Decoded> {
         let Undecoded { batch, index, bytes, etag, room } = image;
@@ -325,6 +325,7 @@ impl Pool {
             return None;
         }
         let began = Instant::now();
+        trawl_common::failpoint::hit_blocking(trawl_common::failpoint::DECODE_BEFORE);
         let prepared = preprocess::prepare(&bytes, &batch.job.recipe, scratch);
         self.meters.stage(Stage::Decode, began.elapsed(), 1);
         let size = bytes.len() as u64;

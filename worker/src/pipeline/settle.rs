@@ -60,6 +60,13 @@ pub struct Subject {
     pub batch: BatchNumber,
 }
 
+impl Subject {
+    /// The batch of a message.
+    pub fn of(descriptor: &BatchDescriptor) -> Self {
+        Self { job: descriptor.job.clone(), out: descriptor.out.clone(), batch: descriptor.batch }
+    }
+}
+
 /// In which order a batch is settled.
 #[cfg(any(test, feature = "testing"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,13 +76,6 @@ pub enum SettleOrder {
     AckLast,
     /// Wrong: a crash after the ack loses the batch.
     AckFirst,
-}
-
-impl Subject {
-    /// The batch of a message.
-    pub fn of(descriptor: &BatchDescriptor) -> Self {
-        Self { job: descriptor.job.clone(), out: descriptor.out.clone(), batch: descriptor.batch }
-    }
 }
 
 impl Pipeline {
@@ -119,6 +119,7 @@ impl Pipeline {
                 disposition
             }
         };
+        trawl_common::failpoint::hit(trawl_common::failpoint::ACK_BEFORE).await;
         if let Err(error) = delivery.settle(disposition).await {
             // The broker delivers it again; whoever gets it finds the part.
             tracing::warn!(%error, "the delivery could not be settled");
@@ -126,6 +127,7 @@ impl Pipeline {
         if matches!(committed, Err(Failure::DeviceLost(_))) {
             self.device_lost.cancel();
         }
+        trawl_common::failpoint::hit(trawl_common::failpoint::ACK_AFTER).await;
     }
 
     #[cfg(any(test, feature = "testing"))]
@@ -158,9 +160,12 @@ impl Pipeline {
             }
         };
         let began = Instant::now();
+        trawl_common::failpoint::hit(trawl_common::failpoint::COMPLETE_BEFORE).await;
         let completion = self.complete(subject, &outcome).await?;
+        trawl_common::failpoint::hit(trawl_common::failpoint::COMPLETE_AFTER).await;
         if completion.job_done {
             self.ask_for_finish(subject).await?;
+            trawl_common::failpoint::hit(trawl_common::failpoint::FINISH_PUBLISHED).await;
         }
         self.meters.stage(Stage::Commit, began.elapsed(), 1);
         if completion.first {
@@ -175,10 +180,12 @@ impl Pipeline {
         let began = Instant::now();
         let store = self.stores.open(job.layout.root()).await;
         let key = job.layout.part(part.footer.batch);
+        trawl_common::failpoint::hit(trawl_common::failpoint::PUT_BEFORE).await;
         let outcome = match job.conditional_put {
             ConditionalPut::Real => store.put_if_absent(&key, part.bytes).await?,
             ConditionalPut::Unreliable { .. } => put_and_look(&*store, &key, part.bytes).await?,
         };
+        trawl_common::failpoint::hit(trawl_common::failpoint::PUT_AFTER).await;
         self.meters.stage(Stage::Put, began.elapsed(), 1);
         if outcome == PutOutcome::Created {
             return Ok(part.footer.outcome());

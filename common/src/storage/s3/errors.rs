@@ -60,6 +60,11 @@ impl S3Bucket {
             SdkError::DispatchFailure(dispatch) if dispatch.is_timeout() || dispatch.is_io() => {
                 self.transient(key, chain(error))
             }
+            // The connection ended before an answer began. The SDK calls that no I/O error, but names a kind of
+            // failure, which it does for nothing else here.
+            SdkError::DispatchFailure(dispatch) if dispatch.as_other().is_some() => {
+                self.transient(key, chain(error))
+            }
             // Everything else happened before anything was sent: no credentials, an endpoint that is no URL,
             // a certificate that is not trusted.
             _ => match (chain(error), about_credentials(error)) {
@@ -225,6 +230,32 @@ mod tests {
         let error = store.get("k", 1).await.unwrap_err();
         assert!(error.is_transient(), "{error}");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_before_the_answer_is_transient() {
+        use tokio::io::AsyncReadExt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = S3Config {
+            endpoint: format!("http://{}", listener.local_addr().unwrap()),
+            region: "us-east-1".into(),
+            access_key: "id".into(),
+            secret_key: "secret".into(),
+        };
+        let policy = RetryPolicy { max_elapsed: Duration::ZERO, ..RetryPolicy::STORAGE };
+        let store = S3Storage::with_config("b", config).paced(policy);
+        let close_politely = async {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                client.read_buf(&mut head).await.unwrap();
+            }
+            // All that came was read, so this is a FIN and no RST.
+            drop(client);
+        };
+        let (answer, ()) = tokio::join!(store.get("k", 1), close_politely);
+        let error = answer.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
     }
 
     /// Run by the test below in a process of its own, whose environment can be chosen.
