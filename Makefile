@@ -9,7 +9,7 @@ PYTHON := .venv/bin/python -B
 # rustup's place, for a shell that did not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test check lint chaos stack-up stack-down clean distclean
+.PHONY: help setup demo test check sim lint chaos stack-up stack-down clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,17 +30,20 @@ test: ## everything: build, unit, contract and Python tests, then against privat
 check: lint ## the fast lane: formatting, clippy, unit and contract tests; no servers
 	cargo test --workspace --exclude trawl-tests --tests
 
+sim: ## the fleet on a simulated clock: SEEDS=n of them (200), or SEED=n replayed with its log
+	@$(SETUP) build
+	@TRAWL_SIM_SEEDS=$(or $(SEEDS),200) TRAWL_SIM_SEED=$(SEED) cargo test --quiet --workspace --test sim every_job -- --nocapture
+
 lint: ## formatting and clippy, warnings are errors
 	@$(SETUP) build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
 MINUTES ?= 2
-SEED ?= 1
 chaos: ## MINUTES=10 SEED=7: real servers and workers under a seeded mix of faults, and a verdict
 	@$(SETUP)
 	cargo build -p trawl-producer -p trawl-worker -p trawl-tests --bins --examples
-	cargo run -q -p trawl-tests --bin chaos -- --minutes $(MINUTES) --seed $(SEED)
+	cargo run -q -p trawl-tests --bin chaos -- --minutes $(MINUTES) --seed $(or $(SEED),1)
 
 stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
 	@$(SETUP) python servers

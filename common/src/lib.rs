@@ -11,6 +11,7 @@
 pub mod batch;
 pub mod broker;
 pub mod bundle;
+pub mod chance;
 pub mod config;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
@@ -18,6 +19,8 @@ pub mod disposition;
 pub mod error_code;
 pub mod exit;
 pub mod failpoint;
+#[cfg(any(test, feature = "testing"))]
+pub mod faults;
 pub mod finalize;
 pub mod job;
 pub mod ledger;

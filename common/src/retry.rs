@@ -4,6 +4,7 @@
 //! connection) take their pauses from [`Backoff`]. The only file that names the crate `backoff`. It must
 //! never retry what cannot get better, and never without a bound in time or in pace.
 
+use crate::chance;
 use backoff::{Clock, ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff as _, exponential};
 use std::{fmt::Display, future::Future, time::Duration};
 
@@ -89,38 +90,11 @@ impl backoff::backoff::Backoff for Schedule {
     }
 
     fn next_backoff(&mut self) -> Option<Duration> {
-        let pause = self.growing.next_backoff()?.mul_f64(1.0 + JITTER * (2.0 * jitter::draw() - 1.0));
+        let pause = self.growing.next_backoff()?.mul_f64(1.0 + JITTER * (2.0 * chance::fraction() - 1.0));
         match self.max_elapsed {
             Some(longest) if self.growing.get_elapsed_time() + pause > longest => None,
             _ => Some(pause),
         }
-    }
-}
-
-/// Where jitter comes from: the system's randomness, or a simulation's seed.
-pub mod jitter {
-    use std::hash::{BuildHasher, RandomState};
-
-    #[cfg(any(test, feature = "testing"))]
-    thread_local! {
-        static SOURCE: std::cell::RefCell<Option<Box<dyn FnMut() -> f64>>> = const { std::cell::RefCell::new(None) };
-    }
-
-    /// Takes the jitter of this thread from `source`, which gives numbers from 0 to 1; `None`: from the system.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn take_from(source: Option<Box<dyn FnMut() -> f64>>) {
-        SOURCE.set(source);
-    }
-
-    /// From 0 to 1.
-    pub(super) fn draw() -> f64 {
-        #[cfg(any(test, feature = "testing"))]
-        if let Some(drawn) = SOURCE.with_borrow_mut(|source| source.as_mut().map(|draw| draw())) {
-            return drawn;
-        }
-        // The standard library's hashers are seeded from the system's randomness, each one differently.
-        let random = RandomState::new().hash_one(0_u8);
-        (random >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 

@@ -15,13 +15,12 @@ use crate::{
         start_pool,
     },
 };
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    sync::Arc,
-};
+use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use trawl_common::{broker::Broker, job::QueueName, ledger::Ledger, model_file::ModelFile, storage::Stores};
+use trawl_common::{
+    broker::Broker, chance, job::QueueName, ledger::Ledger, model_file::ModelFile, storage::Stores,
+};
 
 /// The seams a pipeline stands on.
 pub struct Seams {
@@ -124,8 +123,7 @@ pub fn pipeline(
 pub fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host: String = host.trim().chars().filter(char::is_ascii_graphic).take(64).collect();
-    // The standard library's hasher is seeded from the system's randomness.
-    let random = RandomState::new().build_hasher().finish();
+    let random = chance::number();
     format!(
         "{}-{}-{:08x}",
         if host.is_empty() { "worker" } else { &host },

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use trawl_common::{
     batch::BatchDescriptor,
     bundle::{BundleSpec, Head},
-    config::unix_ms,
+    chance,
     disposition::Failure,
     job::{JobId, JobSpec, Precision},
     location::Location,
@@ -214,9 +214,10 @@ impl Jobs {
         if let Some(known) = probed.get(store.name()) {
             return Ok(known.clone());
         }
-        let (process, job) = (std::process::id(), &spec.job);
-        let began = unix_ms();
-        let found = probe(&*store, |round| layout.probe(&format!("{job}-{process}-{began}-{round}"))).await?;
+        // Two containers may both be process 1 and begin in the same millisecond; by the same name they would take
+        // each other for one store's two winners.
+        let (job, own) = (&spec.job, chance::number());
+        let found = probe(&*store, |round| layout.probe(&format!("{job}-{own:016x}-{round}"))).await?;
         match &found {
             ConditionalPut::Real => tracing::debug!(store = store.name(), "create-only puts have one winner"),
             ConditionalPut::Unreliable { reason } => tracing::warn!(

@@ -127,6 +127,8 @@ impl JobCounters {
 #[derive(Debug, Default)]
 pub struct MemoryLedger {
     jobs: Mutex<HashMap<JobId, Job>>,
+    #[cfg(any(test, feature = "testing"))]
+    counts_twice: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Debug)]
@@ -165,6 +167,34 @@ impl MemoryLedger {
     /// An empty ledger.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What FLUSHALL, or a failover to an empty copy, does.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn wipe(&self) {
+        self.jobs().clear();
+    }
+
+    /// What eviction may do: the bits of a job are gone and its counters are not.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn evict_bits(&self, job: &JobId) {
+        if let Some(job) = self.jobs().get_mut(job) {
+            job.done.clear();
+        }
+    }
+
+    /// Breaks it: from now on every completion counts, also of a batch that is done.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn count_twice(&self) {
+        self.counts_twice.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Whether a batch counts now; notes that it is done.
+    fn counts(&self, job: &mut Job, batch: BatchNumber) -> bool {
+        let first = job.done.insert(batch.0);
+        #[cfg(any(test, feature = "testing"))]
+        let first = first || self.counts_twice.load(std::sync::atomic::Ordering::Relaxed);
+        first
     }
 
     fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Job>> {
@@ -234,12 +264,19 @@ impl Ledger for MemoryLedger {
     ) -> Result<Option<Completion>, LedgerError> {
         check_batch("memory", batch)?;
         let mut jobs = self.jobs();
-        let Some(job) = jobs.get_mut(job).filter(|job| job.open) else { return Ok(None) };
+        let Some(known) = jobs.get_mut(job).filter(|job| job.open) else { return Ok(None) };
+        let complete = known.counters.state == JobState::Complete;
+        if !complete && known.counters.batches_done > 0 && known.done.is_empty() {
+            // Counters without their bits would count batches twice.
+            jobs.remove(job);
+            return Ok(None);
+        }
+        let job = known;
         job.claims.remove(&batch.0);
-        if job.counters.state == JobState::Complete {
+        if complete {
             return Ok(Some(Completion { first: false, job_done: true }));
         }
-        let first = job.done.insert(batch.0);
+        let first = self.counts(job, batch);
         if first {
             job.counters.count(outcome, now_ms());
         }

@@ -11,6 +11,7 @@ use super::{
     enumerate::{Enumeration, Scope},
     plan_log::{Appended, PlanLog, read_batches},
     publish::{on_ledger, parts_there, publish, publish_finalize, record_done},
+    rebuild::rebuild,
 };
 use crate::{
     batch::MAX_BATCH_IMAGES,
@@ -200,7 +201,12 @@ async fn enlist_all(
     };
     let (durable, seen) = watch::channel(PlanState::default());
     tokio::try_join!(enlistment.plan(durable), enlistment.publish(seen))?;
-    let planned = enlistment.progress(|_| {});
+    let mut planned = enlistment.progress(|_| {});
+    // Wiped since it was opened, perhaps after the last batch was counted: then nobody else would ask for the finish.
+    if on_ledger(|| ctx.ledger.state(&ctx.spec.job)).await?.is_none() {
+        let Enlistment { store, layout, .. } = &enlistment;
+        planned.job_done |= rebuild(ctx.spec, layout, store, ctx.ledger).await?.job_done;
+    }
     if planned.job_done {
         publish_finalize(&ctx).await?;
     }

@@ -24,6 +24,7 @@ const PAGE_OBJECTS: usize = 1000;
 /// Objects by key.
 pub struct MemoryStorage {
     name: String,
+    page_objects: usize,
     objects: Mutex<BTreeMap<String, Stored>>,
 }
 
@@ -52,7 +53,14 @@ impl Stored {
 impl MemoryStorage {
     /// An empty store; `name` is for messages, such as `s3://bucket`.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), objects: Mutex::default() }
+        Self { name: name.into(), page_objects: PAGE_OBJECTS, objects: Mutex::default() }
+    }
+
+    /// The same with shorter pages, so that a short listing has several.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn with_pages_of(self, page_objects: usize) -> Self {
+        Self { page_objects, ..self }
     }
 
     fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Stored>> {
@@ -73,7 +81,7 @@ impl MemoryStorage {
             .objects()
             .range::<str, _>((begin, Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
-            .take(PAGE_OBJECTS)
+            .take(self.page_objects)
             .map(|(key, stored)| stored.meta(key))
             .collect();
         ListPage { objects, unlistable: 0 }
@@ -102,7 +110,7 @@ impl Storage for MemoryStorage {
             let (prefix, after) = state?;
             let page = self.page(&prefix, after.as_deref());
             let last = page.objects.last()?.key.clone();
-            let next = (page.objects.len() == PAGE_OBJECTS).then_some((prefix, Some(last)));
+            let next = (page.objects.len() == self.page_objects).then_some((prefix, Some(last)));
             Some((Ok(page), next))
         })
         .boxed()

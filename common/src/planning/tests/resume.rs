@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::finalize::{Finalized, finalize};
+use crate::ledger::memory::MemoryLedger;
 use crate::planning::{
     cut::PlanSlice,
     plan_log::{Appended, PlanLog},
@@ -108,6 +109,21 @@ async fn a_resume_publishes_what_has_no_part_and_recounts_the_rest() {
     let out = Location::parse(&job.out, Path::new("/")).unwrap();
     assert!(matches!(finalize(&job.job, &out, &stores).await.unwrap(), Finalized::Written(_)));
     assert_eq!(open_output(&job, &stores).await.unwrap().0, Opened::AlreadyComplete);
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_wiped_after_the_last_batch_does_not_leave_the_job_unfinished() {
+    let (stores, job) = (bucket(95).await, spec(&["s3://b/p"]));
+    submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
+    for (number, images) in &plan(&stores, &job).await {
+        put_part(&stores, &job, *number, images).await;
+    }
+    let (outbox, ledger) = (Outbox::new(FOREVER), MemoryLedger::new());
+    let ctx = Enlisting { spec: &job, stores: &stores, broker: &outbox, ledger: &ledger, window: 8 };
+    let planned = enlist(ctx, &mut |_| ledger.wipe(), &CancellationToken::new()).await.unwrap();
+    assert_eq!((planned.published, planned.job_done, outbox.finalizes()), (0, true, 1));
+    let progress = ledger.progress(&job.job).await.unwrap().expect("it is rebuilt");
+    assert_eq!((progress.images_ok, progress.batches_done), (95, 10));
 }
 
 #[tokio::test]
