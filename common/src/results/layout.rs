@@ -7,6 +7,7 @@
 //! OUT/part-00000042.parquet      one per batch, by ONE create-only put
 //! OUT/_trawl/manifest.json       written when the parts equal the plan
 //! OUT/_SUCCESS                   last of all
+//! OUT/_trawl/_CANCELLED          the job was given up; removed when it is submitted again
 //! ```
 //! Names come from numbers alone: no worker, attempt or time may enter them, or a redelivery would write
 //! a second part.
@@ -63,6 +64,14 @@ impl OutputLayout {
         let number = digits.parse().ok()?;
         // Only the canonical spelling: `part-1.parquet` is somebody else's file.
         (self.part(BatchNumber(number)) == key).then_some(BatchNumber(number))
+    }
+    /// The key of the mark that the job was given up.
+    pub fn cancelled(&self) -> String {
+        self.key("_trawl/_CANCELLED")
+    }
+    /// The name of an object that lies directly in the output, where readers of `OUT/*.parquet` look.
+    pub fn top_level_name<'k>(&self, key: &'k str) -> Option<&'k str> {
+        key.strip_prefix(&self.prefix()).filter(|name| !name.is_empty() && !name.contains('/'))
     }
     /// The manifest's key.
     pub fn manifest(&self) -> String {
