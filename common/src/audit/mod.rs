@@ -206,4 +206,4 @@ async fn is_there(store: &dyn Storage, key: &str) -> Result<bool, StorageError> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,6 +14,7 @@ pub mod plan_log;
 pub mod preview;
 pub mod publish;
 pub mod rebuild;
+pub mod repair;
 pub mod shape;
 pub mod source;
 pub mod submit;

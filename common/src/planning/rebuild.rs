@@ -90,7 +90,7 @@ pub async fn rebuild(
 }
 
 /// Whether the ledger has this very job, and has it as given up.
-async fn is_cancelled(spec: &JobSpec, ledger: &dyn Ledger) -> Result<bool, PlanError> {
+pub(super) async fn is_cancelled(spec: &JobSpec, ledger: &dyn Ledger) -> Result<bool, PlanError> {
     let known = on_ledger(|| ledger.progress(&spec.job)).await?;
     Ok(known.is_some_and(|known| {
         known.state == JobState::Cancelled && known.created_unix_ms == spec.created_unix_ms

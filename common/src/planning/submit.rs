@@ -123,7 +123,10 @@ pub async fn open_output(spec: &JobSpec, stores: &Arc<Stores>) -> Result<(Opened
 }
 
 /// The store and the names of a job's output.
-async fn output(spec: &JobSpec, stores: &Stores) -> Result<(Arc<dyn Storage>, OutputLayout), PlanError> {
+pub(super) async fn output(
+    spec: &JobSpec,
+    stores: &Stores,
+) -> Result<(Arc<dyn Storage>, OutputLayout), PlanError> {
     let out = Location::parse(&spec.out, Path::new(&spec.base_dir))?;
     Ok((stores.open(&out).await, OutputLayout::new(out)))
 }
