@@ -35,6 +35,21 @@ pub async fn broker(services: &ServiceArgs) -> Result<RabbitBroker, Stop> {
     Ok(RabbitBroker::connect(&services.amqp_url).await?)
 }
 
+/// Connects to both; of two that are away, both are named.
+///
+/// # Errors
+/// As for each.
+pub async fn both(services: &ServiceArgs) -> Result<(RabbitBroker, RedisLedger), Stop> {
+    match tokio::join!(broker(services), ledger(services)) {
+        (Ok(broker), Ok(ledger)) => Ok((broker, ledger)),
+        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
+        (Err(broker), Err(ledger)) => {
+            eprintln!("{}", broker.lines());
+            Err(ledger)
+        }
+    }
+}
+
 /// Connects to Redis.
 ///
 /// # Errors

@@ -31,7 +31,9 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     let compute = args.compute.clone();
     let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;
     let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::connect(&args.services.amqp_url).await?);
-    let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::connect(&args.services.redis_url).await?);
+    let redis = RedisLedger::connect(&args.services.redis_url).await?;
+    redis.warn_if_evicting().await;
+    let ledger: Arc<dyn Ledger> = Arc::new(redis);
     let mut consumers = Vec::with_capacity(args.queue.len());
     for queue in &args.queue {
         broker.ensure_queue(queue).await?;
