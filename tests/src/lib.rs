@@ -8,6 +8,7 @@ pub mod bucket;
 pub mod images;
 pub mod programs;
 pub mod rows;
+pub mod scene;
 pub mod stack;
 pub mod wait;
 

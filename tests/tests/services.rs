@@ -1,109 +1,13 @@
 //! The main job over real servers: RabbitMQ, Redis, S3, the real binaries, and what goes wrong between them.
 
-use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
-use tempfile::TempDir;
+use std::{path::Path, process::Command};
 use trawl_common::results::row::Outcome;
 use trawl_tests::{
-    bucket::Bucket,
     images,
-    programs::{Ended, Running, make_model, python, run, tiny_model, with_stack},
-    stack::{Stack, shared},
-    unique, wait,
+    programs::{Ended, Running, make_model, python, run, tiny_model},
+    scene::{PATIENCE, Scene, job_id},
+    wait,
 };
-
-/// Long enough for a debug build on two busy cores.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A test's own lane, prefix and folder on the shared servers.
-struct Scene {
-    stack: &'static Stack,
-    bucket: Bucket,
-    name: String,
-    dir: TempDir,
-}
-
-impl Scene {
-    fn new(name: &str) -> Self {
-        let stack = shared();
-        Self { stack, bucket: Bucket::of(stack), name: unique(name), dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn out(&self) -> String {
-        format!("{}/out", self.name)
-    }
-
-    fn trawl(&self, arguments: &[&str]) -> Command {
-        let mut command = with_stack("trawl", self.stack);
-        command.current_dir(self.dir.path()).args(arguments);
-        command
-    }
-
-    fn submit(&self, model: &Path, flags: &[&str]) -> Command {
-        let source = format!("s3://trawl/{}/in/", self.name);
-        let out = format!("s3://trawl/{}", self.out());
-        let mut command = self.trawl(&["submit", &source, "--out", &out, "--queue", &self.name, "--model"]);
-        command.arg(model).args(flags);
-        command
-    }
-
-    fn worker_command(&self, flags: &[&str]) -> Command {
-        let mut command = with_stack("trawl-worker", self.stack);
-        command
-            .args(["--queue", &self.name, "--threads", "1", "--cache"])
-            .arg(self.dir.path().join("cache"))
-            .args(flags);
-        command
-    }
-
-    fn worker(&self, flags: &[&str]) -> Running {
-        let worker = Running::start(&mut self.worker_command(flags), self.dir.path());
-        worker.wait_for_log("worker ready", PATIENCE);
-        worker
-    }
-
-    fn status(&self, job: &str) -> serde_json::Value {
-        run(&mut self.trawl(&["status", job, "--output", "json"])).expect(0).json()
-    }
-
-    fn wait_complete(&self, job: &str) -> serde_json::Value {
-        wait::until("the job's completion", PATIENCE, || {
-            let status = self.status(job);
-            (status["state"] == "complete").then_some(status)
-        })
-    }
-
-    fn parts(&self) -> Vec<String> {
-        self.bucket.keys(&format!("{}/part-", self.out()))
-    }
-
-    /// Each key has one row.
-    fn assert_keys(&self, count: usize) {
-        let rows = self.bucket.rows(&self.out());
-        let keys: BTreeSet<&str> = rows.iter().map(|row| row.key.as_str()).collect();
-        assert_eq!((rows.len(), keys.len()), (count, count));
-    }
-
-    /// What RabbitMQ itself says about a queue, once its statistics have settled.
-    fn queue_is_empty(&self) {
-        let url = self.stack.get("RABBITMQ_MANAGEMENT_URL");
-        let program = "import sys,json,base64,urllib.request as r,urllib.parse as p\n\
-            u=p.urlsplit(sys.argv[1]);q=r.Request(f'http://{u.hostname}:{u.port}/api/queues/%2f/'+sys.argv[2])\n\
-            q.add_header('Authorization','Basic '+base64.b64encode(f'{u.username}:{u.password}'.encode()).decode())\n\
-            print(json.load(r.urlopen(q)).get('messages',-1))";
-        let queue = format!("trawl.{}", self.name);
-        wait::until("an empty queue", PATIENCE, || {
-            let ended = run(Command::new("python3").args(["-c", program, url, &queue])).expect(0);
-            (ended.stdout.trim() == "0").then_some(())
-        });
-    }
-}
-
-fn job_id(ended: Ended) -> String {
-    let ended = ended.expect(0);
-    let job = ended.stdout.trim().to_owned();
-    assert!(!job.is_empty() && !job.contains(char::is_whitespace), "the job id alone: {:?}", ended.stdout);
-    job
-}
 
 #[test]
 fn a_fleet_that_loses_a_worker_ends_with_every_row_once() {
