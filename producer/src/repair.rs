@@ -22,6 +22,7 @@ use trawl_common::{
     ledger::Ledger,
     location::Location,
     planning::{
+        PlanError,
         repair::{Repaired, Survey, repair},
         submit::{Enlisting, PUBLISH_WINDOW},
     },
@@ -69,7 +70,12 @@ struct Document<'a> {
 /// to be discarded is no error but the exit code 1.
 pub async fn run(cx: &Context, place: &Location, asked: Asked, out: &mut dyn Write) -> Result<u8, Stop> {
     let (store, layout) = (cx.stores.open(place).await, OutputLayout::new(place.clone()));
-    let survey = Survey::of(&*store, &layout, asked.depth, verify::FINDINGS_IN_JSON).await?;
+    let stop = &cx.shutdown.draining;
+    let surveying = Survey::of(&*store, &layout, asked.depth, verify::FINDINGS_IN_JSON);
+    let Some(survey) = stop.run_until_cancelled(surveying).await else {
+        return Err(crate::watch::with_signal(cx, PlanError::Interrupted.into()));
+    };
+    let survey = survey?;
     if let Some(reason) = survey.broken_plan() {
         return Err(Stop::failed(format!("the plan of `{place}` cannot be read: {reason}"))
             .hint(Kind::BrokenPlan.remedy()));

@@ -127,7 +127,8 @@ pub async fn audit(
     let no_job = || AuditError::NoJob { out: layout.root().to_string() };
     let spec = stored_spec(store, layout).await?.ok_or_else(no_job)?;
     let success = is_there(store, &layout.success()).await?;
-    let cancelled = cancellation::is_marked(store, layout).await?;
+    // One that was given up and came to its end all the same is at its end.
+    let cancelled = !success && cancellation::is_marked(store, layout).await?;
     let shape = plan_shape(store, layout, found).await?;
     let mut manifest = ManifestCheck::begin(store, layout, &spec, success).await?;
     let (mut there, mut usable) = (Bits::of(shape.batches()), Bits::of(shape.batches()));

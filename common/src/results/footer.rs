@@ -8,7 +8,7 @@ use crate::storage::{Storage, StorageError};
 use bytes::Bytes;
 use parquet::{
     errors::ParquetError,
-    file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader},
+    file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
 };
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -164,7 +164,7 @@ fn check_extent(metadata: &ParquetMetaData, tail: &Bytes, size: u64) -> Result<(
     let before = tail.len().checked_sub(TRAILER_BYTES).map(|at| &tail[at..at + 4]);
     let footer = before.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
     let room = size.saturating_sub(u64::from(footer) + TRAILER_BYTES as u64);
-    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+    let columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
     // Not `byte_range`, which panics at numbers below zero.
     let end = columns.map(|column| {
         let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());

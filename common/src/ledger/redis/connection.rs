@@ -146,7 +146,7 @@ impl RedisLedger {
     pub async fn warn_if_evicting(&self) {
         match self.eviction_policy().await {
             Ok(policy) if policy.evicts_ours() => {
-                tracing::warn!(ledger = %self.address, "{}", policy.remedy())
+                tracing::warn!(ledger = %self.address, "{}", policy.remedy());
             }
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "whether Redis evicts keys is not known"),
