@@ -37,6 +37,21 @@ pub async fn broker(services: &ServiceArgs) -> Result<RabbitBroker, Stop> {
     Ok(RabbitBroker::connect_over(&url, RetryPolicy::default(), tls).await?)
 }
 
+/// Connects to both; of two that are away, both are named.
+///
+/// # Errors
+/// As for each.
+pub async fn both(services: &ServiceArgs) -> Result<(RabbitBroker, RedisLedger), Stop> {
+    match tokio::join!(broker(services), ledger(services)) {
+        (Ok(broker), Ok(ledger)) => Ok((broker, ledger)),
+        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
+        (Err(broker), Err(ledger)) => {
+            eprintln!("{}", broker.lines());
+            Err(ledger)
+        }
+    }
+}
+
 /// Connects to Redis.
 ///
 /// # Errors

@@ -80,6 +80,7 @@ pub async fn run(cx: &Context, args: &DoctorArgs, out: &mut dyn Write) -> Result
     found(Check::new("trawl", Ok(format!("version {}", env!("CARGO_PKG_VERSION")))))?;
     found(Check::new("broker", bounded(broker(cx, &args.queue)).await))?;
     found(Check::new("ledger", bounded(ledger(cx)).await))?;
+    found(Check::new("memory", bounded(memory(cx)).await))?;
     if let Some(place) = &args.store {
         let checked = async {
             let place = Location::parse(place, &cx.base_dir)?;
@@ -140,7 +141,7 @@ async fn broker(cx: &Context, queue: &QueueName) -> Result<String, Stop> {
     };
     let dead = match broker.dead_depth().await? {
         0 => String::new(),
-        dead => format!("; the dead letters hold {dead}"),
+        dead => format!("; the dead letters hold {dead}: `trawl dead list` shows them"),
     };
     Ok(format!("connected in {} ms; {depth}{dead}", connected.as_millis()))
 }
@@ -154,6 +155,19 @@ async fn ledger(cx: &Context) -> Result<String, Stop> {
         None => "it knows no jobs".to_owned(),
     };
     Ok(format!("answered in {} ms; {newest}", began.elapsed().as_millis()))
+}
+
+/// Whether Redis keeps what it is told when it is full.
+async fn memory(cx: &Context) -> Result<String, Stop> {
+    let policy = connect::ledger(&cx.services).await?.eviction_policy().await?;
+    if policy.evicts_ours() {
+        return Err(Stop::failed(policy.remedy()));
+    }
+    let limit = match policy.max_bytes {
+        0 => "no limit".to_owned(),
+        bytes => format!("a limit of {} bytes", crate::text::count(bytes)),
+    };
+    Ok(format!("Redis has {limit}, and maxmemory-policy {}", policy.policy))
 }
 
 /// Writes, reads, races, lists and deletes below a scratch prefix of `place`.

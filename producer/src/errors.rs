@@ -7,6 +7,7 @@
 
 use std::{error::Error, fmt::Write as _, io};
 use trawl_common::{
+    audit::AuditError,
     broker::BrokerError,
     bundle::BundleError,
     config::exit,
@@ -213,6 +214,18 @@ impl From<PlanError> for Stop {
             PlanError::Ledger(error) => error.into(),
             PlanError::Footer(error) => error.into(),
             error => coded(&error),
+        }
+    }
+}
+
+impl From<AuditError> for Stop {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::NoJob { .. } => {
+                Self::of(exit::NOT_FOUND, &error).hint("`trawl jobs` lists the jobs with their outputs")
+            }
+            AuditError::Plan(error) => error.into(),
+            AuditError::Storage(error) => error.into(),
         }
     }
 }

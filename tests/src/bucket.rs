@@ -86,6 +86,14 @@ impl Bucket {
         self.runtime.block_on(self.store.get(key, u64::MAX)).expect("the object").bytes
     }
 
+    /// Removes an object.
+    ///
+    /// # Panics
+    /// If the store refuses.
+    pub fn delete(&self, key: &str) {
+        self.runtime.block_on(self.store.delete(key)).expect("a removal");
+    }
+
     /// The rows of every part of an output.
     ///
     /// # Panics

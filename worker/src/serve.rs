@@ -34,7 +34,9 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     let (amqp, redis) = (args.services.amqp().await?, args.services.redis().await?);
     let broker = RabbitBroker::connect_over(&amqp.url, RetryPolicy::default(), amqp.tls).await?;
     let broker: Arc<dyn Broker> = Arc::new(broker.named(&worker));
-    let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::connect_over(&redis.url, &redis.tls).await?);
+    let redis = RedisLedger::connect_over(&redis.url, &redis.tls).await?;
+    redis.warn_if_evicting().await;
+    let ledger: Arc<dyn Ledger> = Arc::new(redis);
     let mut consumers = Vec::with_capacity(args.queue.len());
     for queue in &args.queue {
         broker.ensure_queue(queue).await?;
