@@ -108,6 +108,18 @@ def prepare(folder: Path, here: Path, record: Dict[str, Any]) -> List[Tuple[List
     return [(epmd, env), ([programs["server"]], env)]
 
 
+def control(folder: Path, here: Path, record: Dict[str, Any], arguments: List[str]) -> Tuple[List[str], Dict[str, str]]:
+    """`rabbitmqctl` for this node: what to run, and its environment."""
+    program = Path(find_programs()["server"]).with_name("rabbitmqctl")
+    env = environment(folder, NAME, here / "home")
+    env.update(
+        RABBITMQ_NODENAME="trawl@localhost",
+        RABBITMQ_CONF_ENV_FILE="/dev/null",
+        ERL_EPMD_PORT=str(record["ports"]["epmd"]),
+    )
+    return [str(program), *arguments], env
+
+
 def ready(record: Dict[str, Any], _here: Path) -> str:
     """Empty when the node takes AMQP connections and its API answers; else what is missing."""
     try:

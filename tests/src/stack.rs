@@ -92,6 +92,14 @@ impl Stack {
         script(&self.dir, &["stop", server]);
     }
 
+    /// Runs RabbitMQ's own tool on the stack's node.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn rabbitmqctl(&self, arguments: &[&str]) {
+        script(&self.dir, &[&["rabbitmqctl", "--"], arguments].concat());
+    }
+
     /// Starts it again on the same port with the same data.
     pub fn start_again(&self, server: &str) {
         script(&self.dir, &["start", server]);
