@@ -17,7 +17,7 @@ use trawl_common::{
 use trawl_worker::preprocess::{Limits, Recipe, Scratch, prepare};
 
 /// Small, so that an iteration takes microseconds and a header that lies is caught early.
-const LIMITS: Limits = Limits { max_pixels: 250_000, max_side: 20_000 };
+const LIMITS: Limits = Limits { max_pixels: 250_000, max_side: 20_000, max_frames: 100 };
 
 /// Height and width that the model is said to want.
 const CROP: [u32; 2] = [24, 20];
