@@ -16,6 +16,7 @@ use crate::{
     },
     storage::{ObjectMeta, Storage, StorageError},
 };
+use std::num::NonZeroU64;
 
 /// What a part says of itself that the plan or the spec does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub fn mismatch(
     footer: &PartFooter,
 ) -> Option<Mismatch> {
     // An older part does not say which submission it is of: that is no proof against it.
-    let created = footer.created_unix_ms.unwrap_or(spec.created_unix_ms);
+    let created = footer.created_unix_ms.map_or(spec.created_unix_ms, NonZeroU64::get);
     let checks = [
         (Kind::Foreign, "the job", footer.job.to_string(), spec.job.to_string()),
         (Kind::Foreign, "the submission time", created.to_string(), spec.created_unix_ms.to_string()),

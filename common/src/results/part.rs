@@ -31,7 +31,7 @@ use parquet::{
     file::properties::{EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
 
 /// zstd's own default: levels above it cost the worker's cores more than they save in the bucket.
 pub(super) const ZSTD_LEVEL: i32 = 3;
@@ -92,7 +92,7 @@ pub struct PartFooter {
     pub job: JobId,
     /// When the job was submitted, as in its spec: tells it from an earlier one of its name. `None` in parts that
     /// were written before this was.
-    pub created_unix_ms: Option<u64>,
+    pub created_unix_ms: Option<NonZeroU64>,
     /// The batch.
     pub batch: BatchNumber,
     /// Rows, one for each planned image.
@@ -123,7 +123,7 @@ impl PartFooter {
     ) -> Self {
         Self {
             job: spec.job.clone(),
-            created_unix_ms: Some(spec.created_unix_ms),
+            created_unix_ms: NonZeroU64::new(spec.created_unix_ms),
             batch,
             rows: 0,
             failures: 0,

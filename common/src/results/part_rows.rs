@@ -162,7 +162,7 @@ mod tests {
     fn footer(rows: &[ResultRow]) -> PartFooter {
         let empty = PartFooter {
             job: "j-1".parse().unwrap(),
-            created_unix_ms: Some(7),
+            created_unix_ms: std::num::NonZeroU64::new(7),
             batch: BatchNumber(42),
             rows: 0,
             failures: 0,
