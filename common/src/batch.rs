@@ -17,6 +17,16 @@ pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// The most images one batch may hold; a batch must stay far below the broker's 30-minute ack timeout.
 pub const MAX_BATCH_IMAGES: usize = 10_000;
 
+/// The longest key of an image and the longest output: a path has at most 4,096 bytes, a bucket's key 1,024, and
+/// before them come scheme and bucket.
+pub const MAX_NAME_BYTES: usize = 4_200;
+
+/// The longest entity tag; S3's have some 40 bytes.
+pub const MAX_ETAG_BYTES: usize = 1_024;
+
+/// A SHA-256 in hexadecimal digits.
+pub const MAX_DIGEST_BYTES: usize = 64;
+
 /// The number of a batch in its job's plan, from 0; names its part file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -88,6 +98,16 @@ pub enum MessageError {
     /// Over [`MAX_BATCH_IMAGES`], or empty.
     #[error("the batch has {0} images, it must have 1 to {MAX_BATCH_IMAGES}")]
     ImageCount(usize),
+    /// A text longer than any that trawl writes.
+    #[error("the message's `{field}` has {bytes} bytes, more than {limit}")]
+    TooLong {
+        /// Which of its fields.
+        field: &'static str,
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
     /// Not JSON, or fields missing or unknown.
     #[error("the message is not readable")]
     Json(#[from] serde_json::Error),
@@ -134,14 +154,101 @@ impl Message {
             "batch" => {
                 let body = serde_json::from_slice::<Envelope<BatchDescriptor>>(bytes)?.body;
                 match body.images.len() {
-                    1..=MAX_BATCH_IMAGES => Ok(Message::Batch(body)),
+                    1..=MAX_BATCH_IMAGES => body.check().map(|()| Message::Batch(body)),
                     n => Err(MessageError::ImageCount(n)),
                 }
             }
             "finalize" => {
-                Ok(Message::Finalize(serde_json::from_slice::<Envelope<FinalizeRequest>>(bytes)?.body))
+                let body = serde_json::from_slice::<Envelope<FinalizeRequest>>(bytes)?.body;
+                bounded("out", &body.out, MAX_NAME_BYTES)?;
+                Ok(Message::Finalize(body))
             }
             _ => Err(MessageError::Kind(head.kind.chars().take(40).collect())),
+        }
+    }
+}
+
+impl BatchDescriptor {
+    /// Refuses texts that go into rows, paths and logs and are longer than they can be.
+    fn check(&self) -> Result<(), MessageError> {
+        bounded("out", &self.out, MAX_NAME_BYTES)?;
+        bounded("model_sha256", &self.model_sha256, MAX_DIGEST_BYTES)?;
+        for image in &self.images {
+            bounded("key", &image.key, MAX_NAME_BYTES)?;
+            bounded("etag", image.etag.as_deref().unwrap_or_default(), MAX_ETAG_BYTES)?;
+        }
+        Ok(())
+    }
+}
+
+fn bounded(field: &'static str, text: &str, limit: usize) -> Result<(), MessageError> {
+    match text.len() {
+        bytes if bytes > limit => Err(MessageError::TooLong { field, bytes, limit }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(images: usize) -> BatchDescriptor {
+        BatchDescriptor {
+            job: "j".parse().unwrap(),
+            batch: BatchNumber(0),
+            out: "/out".into(),
+            created_unix_ms: 1,
+            model_sha256: "0".repeat(MAX_DIGEST_BYTES),
+            images: vec![ImageRef { key: "k".into(), etag: None, size: 1 }; images],
+        }
+    }
+
+    fn parsed(batch: &BatchDescriptor) -> Result<Message, MessageError> {
+        Message::parse(&Message::Batch(batch.clone()).to_json())
+    }
+
+    #[test]
+    fn texts_and_counts_have_bounds() {
+        assert!(parsed(&batch(MAX_BATCH_IMAGES)).is_ok());
+        for images in [0, MAX_BATCH_IMAGES + 1] {
+            assert!(matches!(parsed(&batch(images)), Err(MessageError::ImageCount(n)) if n == images));
+        }
+        type Set = fn(&mut BatchDescriptor, String);
+        let cases: [(&str, usize, Set); 4] = [
+            ("key", MAX_NAME_BYTES, |batch, text| batch.images[1].key = text),
+            ("etag", MAX_ETAG_BYTES, |batch, text| batch.images[1].etag = Some(text)),
+            ("out", MAX_NAME_BYTES, |batch, text| batch.out = text),
+            ("model_sha256", MAX_DIGEST_BYTES, |batch, text| batch.model_sha256 = text),
+        ];
+        for (name, limit, set) in cases {
+            let mut batch = batch(2);
+            set(&mut batch, "x".repeat(limit));
+            assert!(parsed(&batch).is_ok(), "{name}");
+            set(&mut batch, "x".repeat(limit + 1));
+            match parsed(&batch) {
+                Err(MessageError::TooLong { field, bytes, .. }) => {
+                    assert_eq!((field, bytes), (name, limit + 1));
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        let finalize = FinalizeRequest { job: "j".parse().unwrap(), out: "x".repeat(MAX_NAME_BYTES + 1) };
+        let told = Message::parse(&Message::Finalize(finalize).to_json());
+        assert!(matches!(told, Err(MessageError::TooLong { field: "out", .. })), "{told:?}");
+        assert!(matches!(Message::parse(&vec![b' '; MAX_MESSAGE_BYTES + 1]), Err(MessageError::TooLarge(_))));
+    }
+
+    #[test]
+    fn depth_and_length_of_junk_cost_nothing() {
+        let deep = [b"[".repeat(1 << 20), b"]".repeat(1 << 20)].concat();
+        let body = [br#"{"v":1,"kind":"batch","body":"#, &deep[..], b"}"].concat();
+        for junk in [deep, body] {
+            assert!(matches!(Message::parse(&junk), Err(MessageError::Json(_))));
+        }
+        let kind = format!(r#"{{"v":1,"kind":"{}","body":0}}"#, "k".repeat(1 << 20));
+        match Message::parse(kind.as_bytes()) {
+            Err(MessageError::Kind(shown)) => assert_eq!(shown.len(), 40),
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -8,9 +8,9 @@ use crate::{
     job::{Decode, JOB_SPEC_VERSION, JobId, JobSpec, ModelRef, Orient, Precision, QueueName, Truncated},
     location::{Location, LocationError},
 };
-use clap::Args;
+use clap::{Args, builder::FalseyValueParser};
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -183,6 +183,30 @@ pub struct ServiceArgs {
         global = true
     )]
     pub redis_url: String,
+
+    /// File that holds the RabbitMQ URL, in place of the URL itself
+    #[arg(long, env = "TRAWL_AMQP_URL_FILE", value_name = "FILE", global = true)]
+    pub amqp_url_file: Option<PathBuf>,
+
+    /// File that holds the Redis URL, in place of the URL itself
+    #[arg(long, env = "TRAWL_REDIS_URL_FILE", value_name = "FILE", global = true)]
+    pub redis_url_file: Option<PathBuf>,
+
+    /// CA to trust for amqps:// and rediss://, in place of the system's, PEM
+    #[arg(long, env = "TRAWL_TLS_CA", value_name = "FILE", global = true)]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Client certificate for amqps:// and rediss://, PEM
+    #[arg(long, env = "TRAWL_TLS_CERT", value_name = "FILE", global = true)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of the client certificate, PEM
+    #[arg(long, env = "TRAWL_TLS_KEY", value_name = "FILE", global = true)]
+    pub tls_key: Option<PathBuf>,
+
+    /// Allow amqp:// and redis:// to other machines, passwords in the clear
+    #[arg(long, env = "TRAWL_INSECURE", value_parser = FalseyValueParser::new(), global = true)]
+    pub insecure: bool,
 }
 
 impl std::fmt::Debug for ServiceArgs {

@@ -45,6 +45,8 @@ error_codes! {
     TooManyBytes = "too_many_bytes",
     /// More pixels, or a longer side, than `--max-pixels` allows.
     TooManyPixels = "too_many_pixels",
+    /// An animation of more frames, or a TIFF of more pages, than `--max-frames`.
+    TooManyFrames = "too_many_frames",
     /// The bytes are of no image format that trawl reads.
     NotAnImage = "not_an_image",
     /// A format, or a variant of one, that trawl knows and does not decode.

@@ -6,7 +6,7 @@
 use crate::{
     broker::BrokerError, bundle::BundleError, config::exit, ledger::LedgerError, location::LocationError,
     model_file::ModelFileError, planning::PlanError, results::footer::FetchFooterError,
-    storage::StorageError, telemetry::TelemetryError,
+    services::ServiceError, storage::StorageError, telemetry::TelemetryError,
 };
 use std::error::Error;
 
@@ -45,7 +45,11 @@ fn known(error: &(dyn Error + 'static)) -> Option<u8> {
             LedgerError::Other { .. } => exit::FAILED,
         });
     }
-    if error.is::<LocationError>() || error.is::<BundleError>() || error.is::<TelemetryError>() {
+    if error.is::<LocationError>()
+        || error.is::<BundleError>()
+        || error.is::<TelemetryError>()
+        || error.is::<ServiceError>()
+    {
         return Some(exit::USAGE);
     }
     if let Some(FetchFooterError::Storage(error)) = error.downcast_ref() {

@@ -5,14 +5,18 @@
 //! the same. It must never write `_SUCCESS` while a planned image has no row.
 
 use crate::{
+    audit::{
+        FOOTERS_AT_ONCE,
+        part::{Mismatch, mismatch},
+    },
     batch::BatchNumber,
     config::unix_ms,
     failpoint,
-    job::{JobId, JobSpec, JobSpecError},
+    job::{JobId, JobSpec},
     location::Location,
+    planning::{PlanError, PlanShape, submit::stored_spec},
     results::{
-        Manifest, OutputLayout, PartFooter, PlanDone, PlanFileFooter, footer::FetchFooterError,
-        manifest::MANIFEST_VERSION, part::read_footer, plan_file::PlanFileError,
+        Manifest, OutputLayout, footer::FetchFooterError, manifest::MANIFEST_VERSION, part::read_footer,
     },
     storage::{Storage, StorageError, Stores},
 };
@@ -20,15 +24,11 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeMap;
 
-/// Footers read at a time: a hundred million images have 400,000 parts, and the message that asks for this is
-/// unsettled meanwhile.
-const FOOTERS_AT_ONCE: usize = 32;
-
 /// Missing batches named in an answer; the count says how many there are.
 const MISSING_NAMED: usize = 20;
 
-/// The largest job spec, end mark or manifest read.
-const MAX_JSON_BYTES: u64 = 1 << 30;
+/// The largest manifest read.
+pub(crate) const MAX_JSON_BYTES: u64 = 1 << 30;
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,15 +55,6 @@ pub enum FinalizeError {
     /// A part or a plan file that cannot be read.
     #[error(transparent)]
     Footer(#[from] FetchFooterError),
-    /// The spec that cannot be read.
-    #[error("`{key}` cannot be used")]
-    JobSpec {
-        /// The object.
-        key: String,
-        /// Why.
-        #[source]
-        reason: JobSpecError,
-    },
     /// The output has another job than the message says.
     #[error("{out} belongs to job {found}, not to {expected}")]
     OtherJob {
@@ -74,23 +65,9 @@ pub enum FinalizeError {
         /// The job to be finished.
         expected: JobId,
     },
-    /// The plan's end mark cannot be read.
-    #[error("`{key}` cannot be used")]
-    Plan {
-        /// The object.
-        key: String,
-        /// Why.
-        #[source]
-        reason: PlanFileError,
-    },
-    /// Plan files that do not follow one another, or do not sum to the end mark.
-    #[error("the plan below `{prefix}` contradicts itself: {reason}")]
-    BrokenPlan {
-        /// Where the plan files are.
-        prefix: String,
-        /// What does not fit.
-        reason: String,
-    },
+    /// The spec or the plan cannot be read, or the plan contradicts itself.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// Parts that no plan asks for; readers of `OUT/*.parquet` would take them for results.
     #[error(
         "`{key}` is not in the plan of {batches} batches, and {more} more are not: remove them, then run `trawl repair`"
@@ -123,12 +100,8 @@ impl FinalizeError {
         match self {
             Self::Storage(error) => error.is_transient(),
             Self::Footer(error) => error.is_transient(),
-            Self::JobSpec { .. }
-            | Self::OtherJob { .. }
-            | Self::Plan { .. }
-            | Self::BrokenPlan { .. }
-            | Self::ForeignPart { .. }
-            | Self::Mismatch { .. } => false,
+            Self::Plan(error) => error.is_transient(),
+            Self::OtherJob { .. } | Self::ForeignPart { .. } | Self::Mismatch { .. } => false,
         }
     }
 }
@@ -145,20 +118,23 @@ pub async fn finalize(job: &JobId, out: &Location, stores: &Stores) -> Result<Fi
         return Ok(Finalized::Written(Box::new(manifest)));
     }
     failpoint::hit(failpoint::FINALIZE_BEFORE).await;
-    let Some(done) = output.plan_done().await? else { return Ok(Finalized::PlanOpen) };
-    let planned = output.planned(&done).await?;
-    let parts = output.parts().await?;
-    if let Some((number, _)) = parts.range(done.batches..).next() {
-        let key = output.layout.part(BatchNumber(*number));
-        let more = parts.range(done.batches..).count() as u64 - 1;
-        return Err(FinalizeError::ForeignPart { key, batches: done.batches, more });
+    let shape = PlanShape::read(output.store, output.layout).await?;
+    if !shape.is_done() {
+        return Ok(Finalized::PlanOpen);
     }
-    if (parts.len() as u64) < done.batches {
-        let missing = (0..done.batches).filter(|n| !parts.contains_key(n)).map(BatchNumber);
-        let missing_count = done.batches - parts.len() as u64;
+    let batches = shape.batches();
+    let parts = output.parts().await?;
+    if let Some((number, _)) = parts.range(batches..).next() {
+        let key = output.layout.part(BatchNumber(*number));
+        let more = parts.range(batches..).count() as u64 - 1;
+        return Err(FinalizeError::ForeignPart { key, batches, more });
+    }
+    if (parts.len() as u64) < batches {
+        let missing = (0..batches).filter(|n| !parts.contains_key(n)).map(BatchNumber);
+        let missing_count = batches - parts.len() as u64;
         return Ok(Finalized::Incomplete { missing: missing.take(MISSING_NAMED).collect(), missing_count });
     }
-    let manifest = output.manifest(&spec, &planned, &parts).await?;
+    let manifest = output.manifest(&spec, &shape, parts).await?;
     failpoint::hit(failpoint::MANIFEST_BEFORE).await;
     output.store.put(&output.layout.manifest(), manifest.to_json()).await?;
     failpoint::hit(failpoint::SUCCESS_BEFORE).await;
@@ -175,51 +151,12 @@ struct Output<'a> {
 impl Output<'_> {
     async fn spec(&self, job: &JobId) -> Result<JobSpec, FinalizeError> {
         let key = self.layout.job();
-        let object = self.store.get(&key, MAX_JSON_BYTES).await?;
-        let spec = JobSpec::parse(&object.bytes).map_err(|reason| FinalizeError::JobSpec { key, reason })?;
+        let spec = stored_spec(self.store, self.layout).await?.ok_or(StorageError::NotFound { key })?;
         if spec.job != *job {
             let out = self.layout.root().to_string();
             return Err(FinalizeError::OtherJob { out, found: spec.job, expected: job.clone() });
         }
         Ok(spec)
-    }
-
-    async fn plan_done(&self) -> Result<Option<PlanDone>, FinalizeError> {
-        let key = self.layout.plan_done();
-        let Some(json) = optional(self.store, &key).await? else { return Ok(None) };
-        PlanDone::parse(&json).map(Some).map_err(|reason| FinalizeError::Plan { key, reason })
-    }
-
-    /// The number of images of each batch.
-    async fn planned(&self, done: &PlanDone) -> Result<Vec<u64>, FinalizeError> {
-        let prefix = self.layout.plan_prefix();
-        let mut names = Vec::new();
-        let mut pages = self.store.list(&prefix, None);
-        while let Some(page) = pages.next().await {
-            names.extend(page?.objects.into_iter().map(|o| o.key).filter(|key| key.ends_with(".parquet")));
-        }
-        let broken = |reason| FinalizeError::BrokenPlan { prefix: prefix.clone(), reason };
-        let fetch = |key: String| async move {
-            let footer = PlanFileFooter::fetch(self.store, &key).await;
-            footer.map(|footer| (key, footer))
-        };
-        let mut footers = stream::iter(names).map(fetch).buffered(FOOTERS_AT_ONCE);
-        let mut images = Vec::new();
-        while let Some((key, footer)) = footers.try_next().await? {
-            if footer.first_batch.0 != images.len() as u64 {
-                let (first, next) = (footer.first_batch.0, images.len());
-                return Err(broken(format!("`{key}` begins with batch {first}, not with {next}")));
-            }
-            images.extend(footer.batch_images().map(|(_, n)| n));
-        }
-        if (images.len() as u64, images.iter().sum::<u64>()) != (done.batches, done.images) {
-            let (batches, count) = (images.len(), images.iter().sum::<u64>());
-            return Err(broken(format!(
-                "its end mark counts {} batches and {} images, the files have {batches} and {count}",
-                done.batches, done.images
-            )));
-        }
-        Ok(images)
     }
 
     /// The bytes of each part, by batch number.
@@ -241,8 +178,8 @@ impl Output<'_> {
     async fn manifest(
         &self,
         spec: &JobSpec,
-        planned: &[u64],
-        parts: &BTreeMap<u64, u64>,
+        shape: &PlanShape,
+        parts: BTreeMap<u64, u64>,
     ) -> Result<Manifest, FinalizeError> {
         let mut manifest = Manifest {
             version: MANIFEST_VERSION,
@@ -259,16 +196,18 @@ impl Output<'_> {
             trawl: env!("CARGO_PKG_VERSION").to_owned(),
             parts: Vec::with_capacity(parts.len()),
         };
-        let batches = parts.iter().zip(planned).map(|((&number, &bytes), &images)| (number, bytes, images));
-        // Collected: a stream over a borrowing closure is not `Send` for every lifetime.
-        let batches: Vec<(u64, u64, u64)> = batches.collect();
-        let fetch = |(number, bytes, images): (u64, u64, u64)| async move {
-            let key = self.layout.part(BatchNumber(number));
+        let fetch = |(number, bytes): (u64, u64)| async move {
+            let (batch, key) = (BatchNumber(number), self.layout.part(BatchNumber(number)));
             let footer = read_footer(self.store, &key).await?;
-            check_part(&key, &footer, spec, BatchNumber(number), images)?;
-            Ok::<_, FinalizeError>((bytes, footer))
+            match mismatch(spec, batch, shape.images_of(batch), &footer) {
+                None => Ok::<_, FinalizeError>((bytes, footer)),
+                Some(Mismatch { what, found, expected, .. }) => {
+                    Err(FinalizeError::Mismatch { key, what, found, expected })
+                }
+            }
         };
-        let mut footers = stream::iter(batches).map(fetch).buffered(FOOTERS_AT_ONCE);
+        // Owned: a stream over a borrowing iterator is not `Send` for every lifetime.
+        let mut footers = stream::iter(parts).map(fetch).buffered(FOOTERS_AT_ONCE);
         while let Some((bytes, footer)) = footers.try_next().await? {
             manifest.push(format!("part-{}.parquet", footer.batch), bytes, &footer);
         }
@@ -301,28 +240,6 @@ pub async fn finished_manifest(
     let json = optional(store, &layout.manifest()).await?;
     let manifest = json.and_then(|json| Manifest::parse(&json).ok());
     Ok(manifest.filter(|manifest| manifest.job == *job))
-}
-
-fn check_part(
-    key: &str,
-    footer: &PartFooter,
-    spec: &JobSpec,
-    batch: BatchNumber,
-    images: u64,
-) -> Result<(), FinalizeError> {
-    let checks = [
-        ("the job", footer.job.to_string(), spec.job.to_string()),
-        ("the batch", footer.batch.to_string(), batch.to_string()),
-        ("the model", footer.model_sha256.clone(), spec.model.sha256.clone()),
-        ("the preprocessing", footer.preprocess_sha256.clone(), spec.preprocess_digest()),
-        ("a row count of", footer.rows.to_string(), images.to_string()),
-    ];
-    match checks.into_iter().find(|(_, found, expected)| found != expected) {
-        None => Ok(()),
-        Some((what, found, expected)) => {
-            Err(FinalizeError::Mismatch { key: key.to_owned(), what, found, expected })
-        }
-    }
 }
 
 #[cfg(test)]

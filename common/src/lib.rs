@@ -6,8 +6,9 @@
 //! image decoding in this crate: `trawl` must start in milliseconds.
 //!
 //! Read in this order to follow a batch: [`planning`] -> [`broker`] -> (the worker) -> [`results`] ->
-//! [`ledger`] -> [`finalize`].
+//! [`ledger`] -> [`finalize`] -> [`audit`].
 
+pub mod audit;
 pub mod batch;
 pub mod broker;
 pub mod bundle;
@@ -30,6 +31,7 @@ pub mod offload;
 pub mod planning;
 pub mod results;
 pub mod retry;
+pub mod services;
 pub mod shutdown;
 pub mod storage;
 pub mod telemetry;

@@ -14,7 +14,7 @@ const FILTER_VARIABLES: [&str; 2] = ["TRAWL_LOG", "RUST_LOG"];
 /// can still open them. lapin is silent: it logs a returned message with its body, and an error for each
 /// question about a queue that is not there; what matters of it comes back as an error and is logged by us.
 const QUIET: &str = "lapin=off,aws_config=warn,aws_sdk_s3=warn,aws_runtime=warn,aws_smithy_runtime=warn,\
-                     aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,hyper=warn,hyper_util=warn,\
+                     aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,aws_smithy_checksums=warn,aws_sigv4=warn,hyper=warn,hyper_util=warn,\
                      rustls=warn,redis=warn,h2=warn,tower=warn";
 
 /// How log lines look.
@@ -47,13 +47,62 @@ pub fn init(format: LogFormat, default_level: Level) -> Result<(), TelemetryErro
         env::var(name).ok().filter(|value| !value.trim().is_empty()).map(|value| (name, value))
     });
     let filter = filter(asked, default_level)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| OneLine(io::stderr()));
     // An error means that a subscriber is there already; it stays.
     let _ = match format {
         LogFormat::Pretty => lines.with_ansi(colour()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).try_init(),
     };
     Ok(())
+}
+
+/// Keeps an event on its line: keys and servers' answers in it may hold line breaks, and a forged line looks like
+/// any other. The formatter writes an event at once, and escapes what steers a terminal by itself.
+struct OneLine<W>(W);
+
+impl<W: io::Write> io::Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let (body, end) = match event.strip_suffix(b"\n") {
+            Some(body) => (body, b"\n".as_slice()),
+            None => (event, b"".as_slice()),
+        };
+        if body.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            let mut line = Vec::with_capacity(event.len() + 16);
+            for &byte in body {
+                match byte {
+                    b'\n' => line.extend(b"\\n"),
+                    b'\r' => line.extend(b"\\r"),
+                    _ => line.push(byte),
+                }
+            }
+            line.extend(end);
+            self.0.write_all(&line)?;
+        } else {
+            self.0.write_all(event)?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Text from outside without characters that would steer a terminal or break a line.
+pub fn printable(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Bidirectional overrides reorder what is shown; they are format characters, not controls. Line and
+        // paragraph separators break lines in some viewers.
+        if c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
+            clean.extend(c.escape_default());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
 }
 
 /// The filter: what is asked for comes after [`QUIET`], and a later directive for the same target wins.
@@ -138,6 +187,22 @@ mod tests {
         assert!(filter(None, Level::WARN).unwrap().to_string().contains("warn"));
         let error = filter(Some(("TRAWL_LOG", "trawl=loud".into())), Level::INFO).unwrap_err();
         assert!(error.to_string().contains("TRAWL_LOG") && error.to_string().contains("trawl=loud"));
+    }
+
+    #[test]
+    fn an_event_is_one_line_and_nothing_steers_the_terminal() {
+        use io::Write;
+        let written = |event: &str| {
+            let mut line = OneLine(Vec::new());
+            line.write_all(event.as_bytes()).unwrap();
+            String::from_utf8(line.0).unwrap()
+        };
+        assert_eq!(written("a\n"), "a\n");
+        assert_eq!(written("key=x\n2026 INFO forged\r\n\n"), "key=x\\n2026 INFO forged\\r\\n\n");
+        assert_eq!(written("a\nb"), "a\\nb");
+        assert_eq!(printable("a\u{1b}[31m\nb"), "a\\u{1b}[31m\\nb");
+        assert_eq!(printable("gpj.\u{202e}x\u{9b}\u{2028}"), "gpj.\\u{202e}x\\u{9b}\\u{2028}");
+        assert_eq!(printable("größe/图.jpg 😀 'x' \"y\""), "größe/图.jpg 😀 'x' \"y\"");
     }
 
     #[test]

@@ -24,8 +24,12 @@ LOG_TAIL_LINES = 25
 IN_USE = ("eaddrinuse", "address already in use", "address in use", "port allocation failed", "duplicate_name")
 
 
-def start(folder: Folder, names: Sequence[str], timeout: float, say: Callable[[str], None]) -> bool:
+def start(
+    folder: Folder, names: Sequence[str], timeout: float, say: Callable[[str], None], tls: Optional[Path] = None
+) -> bool:
     """Starts the `names` that do not run, all at once, and waits until they are ready.
+
+    `tls` is a folder with ca.pem, server.pem and server.key, for TLS ports beside the plain ones.
 
     Data, passwords and, while they are free, ports are those of the last run. False when all of them ran.
     Call it with the folder's lock held. On a failure the ones started here are stopped again.
@@ -47,7 +51,7 @@ def start(folder: Folder, names: Sequence[str], timeout: float, say: Callable[[s
 
     failures = []
     with concurrent.futures.ThreadPoolExecutor(len(missing)) as pool:
-        starts = [pool.submit(_start_one, folder, name, records.get(name), timeout, record, say) for name in missing]
+        starts = [pool.submit(_start_one, folder, name, records.get(name), timeout, record, say, tls) for name in missing]
         try:
             for one in starts:
                 try:
@@ -67,10 +71,17 @@ def start(folder: Folder, names: Sequence[str], timeout: float, say: Callable[[s
     return True
 
 
-def _start_one(folder: Folder, name: str, known: Optional[Dict[str, Any]], timeout: float, record, say) -> None:
+def _start_one(
+    folder: Folder, name: str, known: Optional[Dict[str, Any]], timeout: float, record, say, tls: Optional[Path]
+) -> None:
     began = time.monotonic()
     module = SERVICES[name]
     entry = known or module.credentials(secrets.token_hex)
+    if tls is not None:
+        entry["tls"] = str(tls)
+    if not set(module.PORTS) <= set(entry.get("ports", {})):
+        # Made by a stack that knew fewer ports.
+        entry.pop("ports", None)
     # Remains of a run whose server died: its helpers keep ports.
     processes.end(folder.path, name, {}, grace_seconds=0)
     for attempt in (1, 2):

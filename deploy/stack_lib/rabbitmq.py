@@ -19,7 +19,7 @@ from .ports import HOST
 from .processes import environment
 
 NAME = "rabbitmq"
-PORTS = ("amqp", "management", "prometheus", "distribution", "epmd")
+PORTS = ("amqp", "management", "prometheus", "distribution", "epmd", "amqps")
 # A node that must write its queues' state down; SIGKILL afterwards loses nothing that was confirmed.
 GRACE_SECONDS = 20.0
 SCRIPTS = (
@@ -40,6 +40,15 @@ log.file.level = info
 vm_memory_high_watermark.absolute = 1GB
 disk_free_limit.absolute = 50MB
 collect_statistics_interval = 1000
+"""
+# Clients must show a certificate of the same CA.
+TLS_CONFIGURATION = """\
+listeners.ssl.1 = 127.0.0.1:{port}
+ssl_options.cacertfile = {tls}/ca.pem
+ssl_options.certfile = {tls}/server.pem
+ssl_options.keyfile = {tls}/server.key
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
 """
 # No busy waiting: a test machine has few cores and several nodes.
 ERLANG = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
@@ -66,7 +75,10 @@ def prepare(folder: Path, here: Path, record: Dict[str, Any]) -> List[Tuple[List
         (here / name).mkdir(parents=True, exist_ok=True)
     conf = here / "rabbitmq.conf"
     conf.touch(mode=0o600)
-    conf.write_text(CONFIGURATION.format(user=record["user"], password=record["password"], **ports), encoding="ascii")
+    text = CONFIGURATION.format(user=record["user"], password=record["password"], **ports)
+    if record.get("tls"):
+        text += TLS_CONFIGURATION.format(port=ports["amqps"], tls=record["tls"])
+    conf.write_text(text, encoding="ascii")
     (here / "enabled_plugins").write_text("[rabbitmq_management,rabbitmq_prometheus].\n", encoding="ascii")
     cookie = here / "home" / ".erlang.cookie"
     if not cookie.exists():
@@ -94,6 +106,18 @@ def prepare(folder: Path, here: Path, record: Dict[str, Any]) -> List[Tuple[List
     # Left to itself the node starts an epmd that detaches; this one is ours from the start.
     epmd = [programs["epmd"], "-port", str(ports["epmd"]), "-address", HOST]
     return [(epmd, env), ([programs["server"]], env)]
+
+
+def control(folder: Path, here: Path, record: Dict[str, Any], arguments: List[str]) -> Tuple[List[str], Dict[str, str]]:
+    """`rabbitmqctl` for this node: what to run, and its environment."""
+    program = Path(find_programs()["server"]).with_name("rabbitmqctl")
+    env = environment(folder, NAME, here / "home")
+    env.update(
+        RABBITMQ_NODENAME="trawl@localhost",
+        RABBITMQ_CONF_ENV_FILE="/dev/null",
+        ERL_EPMD_PORT=str(record["ports"]["epmd"]),
+    )
+    return [str(program), *arguments], env
 
 
 def ready(record: Dict[str, Any], _here: Path) -> str:
@@ -141,7 +165,10 @@ def credentials(token) -> Dict[str, str]:
 
 def exports(record: Dict[str, Any]) -> List[Tuple[str, str]]:
     login = f"{record['user']}:{record['password']}@{HOST}"
-    return [
+    found = [
         ("TRAWL_AMQP_URL", f"amqp://{login}:{record['ports']['amqp']}/%2f"),
         ("RABBITMQ_MANAGEMENT_URL", f"http://{login}:{record['ports']['management']}"),
     ]
+    if record.get("tls"):
+        found.append(("STACK_AMQPS_URL", f"amqps://{login}:{record['ports']['amqps']}/%2f"))
+    return found

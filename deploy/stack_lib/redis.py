@@ -11,7 +11,7 @@ from .ports import HOST
 from .processes import environment
 
 NAME = "redis"
-PORTS = ("redis",)
+PORTS = ("redis", "rediss")
 GRACE_SECONDS = 10.0
 PROGRAMS = ("redis-server", "valkey-server")
 CONFIGURATION = """\
@@ -25,6 +25,15 @@ save ""
 daemonize no
 set-proc-title no
 loglevel notice
+"""
+
+# Clients must show a certificate of the same CA.
+TLS_CONFIGURATION = """\
+tls-port {port}
+tls-ca-cert-file "{tls}/ca.pem"
+tls-cert-file "{tls}/server.pem"
+tls-key-file "{tls}/server.key"
+tls-auth-clients yes
 """
 
 
@@ -44,9 +53,10 @@ def prepare(folder: Path, here: Path, record: Dict[str, Any]) -> List[Tuple[List
     conf.touch(mode=0o600)
     # `dir .`: the server is started in its folder, whose path may hold what the file's syntax cannot.
     # No process title: Redis writes it over its environment, by which the stack knows its processes.
-    conf.write_text(
-        CONFIGURATION.format(port=record["ports"]["redis"], password=record["password"]), encoding="ascii"
-    )
+    text = CONFIGURATION.format(port=record["ports"]["redis"], password=record["password"])
+    if record.get("tls"):
+        text += TLS_CONFIGURATION.format(port=record["ports"]["rediss"], tls=record["tls"])
+    conf.write_text(text, encoding="ascii")
     return [([programs["server"], "redis.conf"], environment(folder, NAME, here / "home"))]
 
 
@@ -83,4 +93,8 @@ def credentials(token) -> Dict[str, str]:
 
 
 def exports(record: Dict[str, Any]) -> List[Tuple[str, str]]:
-    return [("TRAWL_REDIS_URL", f"redis://:{record['password']}@{HOST}:{record['ports']['redis']}/0")]
+    login = f":{record['password']}@{HOST}"
+    found = [("TRAWL_REDIS_URL", f"redis://{login}:{record['ports']['redis']}/0")]
+    if record.get("tls"):
+        found.append(("STACK_REDISS_URL", f"rediss://{login}:{record['ports']['rediss']}/0"))
+    return found

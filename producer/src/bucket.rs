@@ -10,6 +10,7 @@ use trawl_common::{
     job::JobSpec,
     ledger::{JobState, Progress},
     location::Location,
+    planning::cancellation,
     results::{Manifest, OutputLayout, PlanDone, PlanFileFooter, part::read_footer},
     storage::{Storage, StorageError, Stores},
 };
@@ -56,6 +57,9 @@ pub async fn progress(stores: &Arc<Stores>, out: &Location) -> Result<(JobSpec, 
         return Ok((spec, progress));
     }
     plan(store.as_ref(), &layout, &mut progress).await?;
+    if cancellation::is_marked(store.as_ref(), &layout).await? {
+        progress.state = JobState::Cancelled;
+    }
     parts(store.as_ref(), &layout, &mut progress).await?;
     Ok((spec, progress))
 }

@@ -3,6 +3,7 @@
 //! Scripts depend on names, flags and exit codes. Values that cannot be right are refused while parsing,
 //! before anything connects; what comes from the environment is never shown, it may be a password.
 
+use crate::dead::Selection;
 use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -164,6 +165,68 @@ Examples:
         limit: Option<u64>,
     },
 
+    /// Check an output against its plan
+    ///
+    /// Reads the bucket alone: it needs neither Redis nor RabbitMQ, and writes nothing. Exit code 0 only if every
+    /// planned image has its row once and nothing else is there.
+    #[command(after_help = "\
+Examples:
+  trawl verify s3://bucket/labels
+  trawl verify ./labels --deep
+  trawl verify s3://bucket/labels --output json | jq .counts")]
+    Verify {
+        /// The output of a job, or a job id
+        #[arg(value_name = "OUT")]
+        target: String,
+
+        /// Read every part and compare its keys with the plan's, not only footers
+        #[arg(long)]
+        deep: bool,
+    },
+
+    /// Bring an output, the ledger and the queue back in step
+    ///
+    /// Rebuilds the ledger from the output, finishes an interrupted plan, enqueues every batch without a part and has
+    /// the job finished. Bad parts are listed, and removed only with --discard. Given again after it was stopped
+    /// anywhere, it goes on. A cancelled job stays cancelled.
+    #[command(after_help = "\
+Examples:
+  trawl repair s3://bucket/labels --dry-run
+  trawl repair s3://bucket/labels                 after a wiped Redis or a deleted queue
+  trawl repair s3://bucket/labels --discard       after `trawl verify` named bad parts")]
+    Repair {
+        /// The output of a job, or a job id
+        #[arg(value_name = "OUT")]
+        target: String,
+
+        /// Remove bad, foreign and duplicate parts and enqueue their batches
+        #[arg(long)]
+        discard: bool,
+
+        /// Look for bad parts as `trawl verify --deep` does
+        #[arg(long)]
+        deep: bool,
+
+        /// Say what would be done; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+
+    /// Show, send back or drop the messages that were given up
+    ///
+    /// Sending back a letter of a cancelled or complete job is harmless: a worker sees that before it computes.
+    #[command(after_help = "\
+Examples:
+  trawl dead list
+  trawl dead list --job job-0123456789ab --output json | jq -r .reason
+  trawl dead retry --reason 'CUDA' --limit 10
+  trawl dead drop --queue gpu --yes")]
+    Dead {
+        /// What to do with them
+        #[command(subcommand)]
+        action: DeadCommand,
+    },
+
     /// Give a job up; what is written stays
     #[command(after_help = "\
 Examples:
@@ -188,6 +251,25 @@ Examples:
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What `trawl dead` does.
+#[derive(Debug, Subcommand)]
+pub enum DeadCommand {
+    /// Show them, the oldest first
+    List(Selection),
+    /// Send them back to their lanes as new work
+    Retry(Selection),
+    /// Remove them for good
+    Drop {
+        /// Which.
+        #[command(flatten)]
+        selection: Selection,
+
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 

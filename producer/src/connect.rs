@@ -6,9 +6,10 @@
 use crate::errors::Stop;
 use std::{path::PathBuf, sync::Arc};
 use trawl_common::{
-    broker::rabbit::RabbitBroker,
+    broker::{rabbit::RabbitBroker, topology::RetryPolicy},
     config::{OutputFormat, ServiceArgs},
     ledger::redis::RedisLedger,
+    services::ServiceUrl,
     shutdown::Shutdown,
     storage::Stores,
 };
@@ -32,7 +33,23 @@ pub struct Context {
 /// # Errors
 /// Transient if it is away, usage if it refuses us.
 pub async fn broker(services: &ServiceArgs) -> Result<RabbitBroker, Stop> {
-    Ok(RabbitBroker::connect(&services.amqp_url).await?)
+    let ServiceUrl { url, tls } = services.amqp().await?;
+    Ok(RabbitBroker::connect_over(&url, RetryPolicy::default(), tls).await?)
+}
+
+/// Connects to both; of two that are away, both are named.
+///
+/// # Errors
+/// As for each.
+pub async fn both(services: &ServiceArgs) -> Result<(RabbitBroker, RedisLedger), Stop> {
+    match tokio::join!(broker(services), ledger(services)) {
+        (Ok(broker), Ok(ledger)) => Ok((broker, ledger)),
+        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
+        (Err(broker), Err(ledger)) => {
+            eprintln!("{}", broker.lines());
+            Err(ledger)
+        }
+    }
 }
 
 /// Connects to Redis.
@@ -40,5 +57,6 @@ pub async fn broker(services: &ServiceArgs) -> Result<RabbitBroker, Stop> {
 /// # Errors
 /// Transient if it is away, usage if it refuses us.
 pub async fn ledger(services: &ServiceArgs) -> Result<RedisLedger, Stop> {
-    Ok(RedisLedger::connect(&services.redis_url).await?)
+    let ServiceUrl { url, tls } = services.redis().await?;
+    Ok(RedisLedger::connect_over(&url, &tls).await?)
 }

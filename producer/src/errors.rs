@@ -7,6 +7,7 @@
 
 use std::{error::Error, fmt::Write as _, io};
 use trawl_common::{
+    audit::AuditError,
     broker::BrokerError,
     bundle::BundleError,
     config::exit,
@@ -18,8 +19,9 @@ use trawl_common::{
     model_file::ModelFileError,
     planning::PlanError,
     results::{footer::FetchFooterError, manifest::ManifestError, plan_file::PlanFileError},
+    services::ServiceError,
     storage::StorageError,
-    telemetry::TelemetryError,
+    telemetry::{TelemetryError, printable},
 };
 
 /// The end of a command that did not do what was asked.
@@ -90,7 +92,7 @@ impl Stop {
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    printable(&text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; "))
 }
 
 fn coded(error: &(dyn Error + 'static)) -> Stop {
@@ -131,6 +133,12 @@ impl From<LedgerError> for Stop {
             }
             _ => stop,
         }
+    }
+}
+
+impl From<ServiceError> for Stop {
+    fn from(error: ServiceError) -> Self {
+        coded(&error)
     }
 }
 
@@ -210,6 +218,18 @@ impl From<PlanError> for Stop {
     }
 }
 
+impl From<AuditError> for Stop {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::NoJob { .. } => {
+                Self::of(exit::NOT_FOUND, &error).hint("`trawl jobs` lists the jobs with their outputs")
+            }
+            AuditError::Plan(error) => error.into(),
+            AuditError::Storage(error) => error.into(),
+        }
+    }
+}
+
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
         // `trawl results OUT | head` is no error: the reader has what it wants.
@@ -280,6 +300,7 @@ mod tests {
     fn a_message_is_one_line_and_a_hint_another() {
         let stop = Stop::failed("a\n  b\n").hint("c\nd");
         assert_eq!(stop.lines(), "error: a; b\nhint: c; d");
+        assert_eq!(Stop::failed("`\u{1b}]0;x\u{7}.jpg`").lines(), "error: `\\u{1b}]0;x\\u{7}.jpg`");
         assert_eq!(Stop::from(io::Error::from(io::ErrorKind::BrokenPipe)).lines(), "");
         assert_eq!(Stop::from(io::Error::from(io::ErrorKind::BrokenPipe)).code, 0);
         assert_eq!(Stop::from(io::Error::from(io::ErrorKind::StorageFull)).code, 1);

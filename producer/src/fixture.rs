@@ -1,5 +1,6 @@
 //! An output in memory with a plan and parts, for the tests of the commands that read one.
 
+use crate::connect::Context;
 use crate::rows::tests::{failed_row, ok_row};
 use std::{path::Path, sync::Arc};
 use trawl_common::{
@@ -58,6 +59,18 @@ fn rows(batch: u64) -> Vec<ResultRow> {
             ok_row(&key(1)),
             failed_row(&key(2), ErrorCode::Corrupt),
         ],
+    }
+}
+
+/// Surroundings without services.
+pub(crate) fn context(stores: Arc<Stores>) -> Context {
+    use clap::Parser;
+    Context {
+        output: trawl_common::config::OutputFormat::Text,
+        services: crate::cli::Cli::parse_from(["trawl", "jobs"]).global.services,
+        stores,
+        base_dir: "/".into(),
+        shutdown: trawl_common::shutdown::Shutdown::manual(),
     }
 }
 

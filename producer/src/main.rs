@@ -9,6 +9,7 @@ mod cancel;
 mod cli;
 mod completions;
 mod connect;
+mod dead;
 mod doctor;
 mod errors;
 mod failures;
@@ -16,6 +17,7 @@ mod failures;
 mod fixture;
 mod jobs;
 mod progress;
+mod repair;
 mod report;
 mod results;
 mod rows;
@@ -25,10 +27,11 @@ mod submit;
 mod table;
 mod target;
 mod text;
+mod verify;
 mod watch;
 
 use clap::Parser;
-use cli::{Cli, Command, GlobalArgs, JobsArgs};
+use cli::{Cli, Command, DeadCommand, GlobalArgs, JobsArgs};
 use connect::Context;
 use errors::Stop;
 use results::Printing;
@@ -40,6 +43,7 @@ use std::{
 };
 use tracing::Level;
 use trawl_common::{
+    audit::Depth,
     config::{OutputFormat, unix_ms},
     failpoint,
     ledger::Ledger,
@@ -140,10 +144,41 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
             let printing = Printing { limit, output: cx.output, terminal_width, out };
             failures::run(&cx.stores, &place, code, printing).await
         }
-        Command::Cancel { job } => cancel::run(ledger().await?.as_ref(), &job, cx.output, out).await,
+        Command::Verify { target, deep } => {
+            let place = target::out_of(target::parse(&target, &cx.base_dir)?, &cx.base_dir, ledger).await?;
+            verify::run(&cx.stores, &place, depth(deep), cx.output, out).await
+        }
+        Command::Repair { target, discard, deep, dry_run } => {
+            let place = target::out_of(target::parse(&target, &cx.base_dir)?, &cx.base_dir, ledger).await?;
+            let asked = repair::Asked { discard, depth: depth(deep), dry_run };
+            repair::run(&listening(cx), &place, asked, out).await
+        }
+        Command::Dead { action } => dead(cx, action, terminal_width, out).await,
+        Command::Cancel { job } => {
+            cancel::run(&cx.stores, ledger().await?.as_ref(), &job, cx.output, out).await
+        }
         Command::Doctor(args) => doctor::run(cx, &args, out).await,
         Command::Completions { shell } => completions::run(shell, out),
     }
+}
+
+fn depth(deep: bool) -> Depth {
+    if deep { Depth::Keys } else { Depth::Footers }
+}
+
+async fn dead(
+    cx: &Context,
+    command: DeadCommand,
+    terminal_width: Option<usize>,
+    out: &mut dyn Write,
+) -> Result<u8, Stop> {
+    let (selection, action) = match command {
+        DeadCommand::List(selection) => (selection, dead::Action::List),
+        DeadCommand::Retry(selection) => (selection, dead::Action::Retry),
+        DeadCommand::Drop { selection, yes } => (selection, dead::Action::Drop { yes }),
+    };
+    let broker = connect::broker(&cx.services).await?;
+    dead::run(&broker, &selection, action, cx.output, terminal_width, out).await
 }
 
 async fn list(

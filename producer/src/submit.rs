@@ -24,11 +24,11 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
-    broker::{Broker, rabbit::RabbitBroker},
+    broker::Broker,
     bundle::{BundleError, BundleSpec, Head},
     config::{JobArgs, OutputFormat, exit},
     job::{JobSpec, ModelRef, hex_sha256},
-    ledger::{JobState, Ledger, redis::RedisLedger},
+    ledger::{JobState, Ledger},
     location::Location,
     model_file::{self, ModelFile},
     planning::{
@@ -96,8 +96,9 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     let (broker, ledger) = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(interrupted(cx)),
-        connected = connected(cx) => connected?,
+        connected = connect::both(&cx.services) => connected?,
     };
+    ledger.warn_if_evicting().await;
     let services = Services { stores: &cx.stores, broker: &broker, ledger: &ledger };
     let mut shown = progress::Enlisting::new();
     let placed = place(services, &prepared, &mut |planned| shown.show(planned), stop).await;
@@ -105,18 +106,6 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     let submitted = placed.map_err(|stop| watch::with_signal(cx, stop))?;
     announce(&submitted, cx.output, out)?;
     if args.watch { follow(cx, args.strict, services, &submitted, out).await } else { Ok(exit::OK) }
-}
-
-/// Connects to both services; of two that are away, both are named.
-async fn connected(cx: &Context) -> Result<(RabbitBroker, RedisLedger), Stop> {
-    match tokio::join!(connect::broker(&cx.services), connect::ledger(&cx.services)) {
-        (Ok(broker), Ok(ledger)) => Ok((broker, ledger)),
-        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
-        (Err(broker), Err(ledger)) => {
-            eprintln!("{}", broker.lines());
-            Err(ledger)
-        }
-    }
 }
 
 fn interrupted(cx: &Context) -> Stop {

@@ -3,7 +3,7 @@
 //! Everything that is printed for people goes through here; JSON never does. Keys come from buckets that
 //! anybody may write to, so control characters must never reach a terminal.
 
-use std::fmt::Write as _;
+pub use trawl_common::telemetry::printable;
 
 /// Seconds in a minute and in an hour.
 const MINUTE: u64 = 60;
@@ -81,20 +81,6 @@ pub fn bar(part: u64, whole: u64) -> String {
     text
 }
 
-/// Text from outside without characters that would steer a terminal or break a line.
-pub fn printable(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        // Bidirectional overrides reorder what is shown; they are format characters, not controls.
-        if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            let _ = write!(clean, "{}", c.escape_default());
-        } else {
-            clean.push(c);
-        }
-    }
-    clean
-}
-
 /// At most `width` characters, the end of a name being what tells it from its neighbours.
 pub fn cut_front(text: &str, width: usize) -> String {
     let length = text.chars().count();
@@ -149,13 +135,6 @@ mod tests {
         assert_eq!(bar(0, 0).matches('#').count(), 0);
         assert_eq!(bar(1, 2).matches('#').count(), 15);
         assert_eq!(bar(u64::MAX, 1).matches('#').count(), 30);
-    }
-
-    #[test]
-    fn nothing_steers_the_terminal() {
-        assert_eq!(printable("a\u{1b}[31m\nb"), "a\\u{1b}[31m\\nb");
-        assert_eq!(printable("gpj.\u{202e}x"), "gpj.\\u{202e}x");
-        assert_eq!(printable("größe/图.jpg"), "größe/图.jpg");
     }
 
     #[test]

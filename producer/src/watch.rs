@@ -208,7 +208,8 @@ impl Stall {
             && dead > 0
         {
             view.note(&format!(
-                "nothing moves: the dead letters hold {dead}, some may be this job's batches"
+                "nothing moves: the dead letters hold {dead}, some may be this job's batches: `trawl dead list --job {}`",
+                progress.job
             ));
         }
     }

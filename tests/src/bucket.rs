@@ -7,7 +7,7 @@ use trawl_common::{
     contract::storage::list_all,
     results::{part_rows::read_rows, row::ResultRow},
     storage::{
-        Storage,
+        Storage, StorageError,
         s3::{S3Config, S3Storage},
     },
 };
@@ -51,6 +51,14 @@ impl Bucket {
         self.runtime.block_on(puts.buffer_unordered(UPLOADS).collect::<Vec<()>>());
     }
 
+    /// Writes one object that the store may refuse.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn try_upload(&self, key: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
+        self.runtime.block_on(self.store.put(key, bytes.into()))
+    }
+
     /// Uploads `count` small images below `prefix`.
     pub fn upload_images(&self, prefix: &str, count: u32) {
         self.upload((0..count).map(|i| (format!("{prefix}img_{i:05}.png"), crate::images::png(i, 40, 30))));
@@ -76,6 +84,14 @@ impl Bucket {
     /// If it is not there.
     pub fn get(&self, key: &str) -> bytes::Bytes {
         self.runtime.block_on(self.store.get(key, u64::MAX)).expect("the object").bytes
+    }
+
+    /// Removes an object.
+    ///
+    /// # Panics
+    /// If the store refuses.
+    pub fn delete(&self, key: &str) {
+        self.runtime.block_on(self.store.delete(key)).expect("a removal");
     }
 
     /// The rows of every part of an output.

@@ -5,6 +5,7 @@
 //! condition, with a deadline that fails the test.
 
 mod background;
+pub mod bombs;
 pub mod bucket;
 pub mod chaos;
 pub mod http_faults;

@@ -49,9 +49,22 @@ impl Stack {
     /// # Panics
     /// If they do not start.
     pub fn start(only: &str) -> Self {
+        Self::start_with(only, &[])
+    }
+
+    /// The same with TLS ports (`STACK_AMQPS_URL`, `STACK_REDISS_URL`), from the folder's ca.pem, server.pem and
+    /// server.key. Clients must show a certificate of the same CA.
+    ///
+    /// # Panics
+    /// If they do not start.
+    pub fn start_tls(only: &str, folder: &Path) -> Self {
+        Self::start_with(only, &["--tls", folder.to_str().expect("a folder of ours")])
+    }
+
+    fn start_with(only: &str, flags: &[&str]) -> Self {
         let dir = std::env::temp_dir().join(crate::unique("trawl-stack"));
         let parent = std::process::id().to_string();
-        script(&dir, &["up", "--only", only, "--parent-pid", &parent]);
+        script(&dir, &[&["up", "--only", only, "--parent-pid", &parent], flags].concat());
         let text = std::fs::read_to_string(dir.join("env")).expect("the stack writes its env file");
         let env = text.lines().filter_map(|line| {
             let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
@@ -77,6 +90,14 @@ impl Stack {
     /// Stops a server; its data stay.
     pub fn stop(&self, server: &str) {
         script(&self.dir, &["stop", server]);
+    }
+
+    /// Runs RabbitMQ's own tool on the stack's node.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn rabbitmqctl(&self, arguments: &[&str]) {
+        script(&self.dir, &[&["rabbitmqctl", "--"], arguments].concat());
     }
 
     /// Starts it again on the same port with the same data.

@@ -4,16 +4,26 @@
 
 use std::{
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+use tokio_util::sync::CancellationToken;
 use trawl_common::{
     batch::BatchNumber,
+    broker::memory::MemoryBroker,
     contract,
-    job::JobId,
+    error_code::ErrorCode,
+    job::{JobId, JobSpec},
     ledger::{BatchOutcome, JobRecord, Ledger, LedgerError, redis::RedisLedger},
+    location::Location,
+    planning::{Enlisting, enlist, open_output, rebuild::rebuild},
+    results::{
+        Columns, OutputLayout, PartFooter, encode_part,
+        row::{ClassScore, Outcome, Prediction, ResultRow},
+    },
+    storage::{Storage, Stores},
 };
 use trawl_tests::stack::shared_value;
 
@@ -184,4 +194,193 @@ async fn tls_has_a_provider() {
     let url = format!("rediss://127.0.0.1:{tls_port}");
     let error = RedisLedger::connect(&url).await.expect_err("nobody trusts the certificate");
     assert!(error.to_string().contains("certificate"), "{error}");
+}
+
+/// A job of five batches in memory, each with a row that failed.
+struct Job {
+    stores: Arc<Stores>,
+    store: Arc<dyn Storage>,
+    layout: OutputLayout,
+    spec: JobSpec,
+}
+
+const BATCHES: u64 = 5;
+const BATCH_IMAGES: u64 = 4;
+
+impl Job {
+    async fn planned(name: &str) -> Self {
+        let json = serde_json::json!({
+            "version": 1, "job": name, "queue": "default", "sources": ["s3://in/"], "base_dir": "/", "include": [],
+            "exclude": [], "limit": null, "batch_size": BATCH_IMAGES, "out": "s3://out/labels",
+            "model": {"location": "s3://models/m.pt", "sha256": "ab".repeat(32)}, "topk": 1, "decode": "exact",
+            "truncated": "reject", "orient": "none", "precision": "fp32", "created_unix_ms": 1,
+        });
+        let spec = JobSpec::parse(json.to_string().as_bytes()).unwrap();
+        let stores = Stores::in_memory();
+        let at = |place: &str| Location::parse(place, Path::new("/")).unwrap();
+        let input = stores.open(&at("s3://in")).await;
+        for n in 0..BATCHES * BATCH_IMAGES {
+            input.put(&format!("{n:04}.jpg"), "x".into()).await.unwrap();
+        }
+        let store = stores.open(&at("s3://out")).await;
+        let layout = OutputLayout::new(at(&spec.out));
+        Self { stores, store, layout, spec }
+    }
+
+    /// Plans it and tells the ledger.
+    async fn enlist(&self, ledger: &RedisLedger) {
+        let (_, spec) = open_output(&self.spec, &self.stores).await.unwrap();
+        let broker = MemoryBroker::new();
+        let ctx = Enlisting { spec: &spec, stores: &self.stores, broker: &broker, ledger, window: 8 };
+        enlist(ctx, &mut |_| {}, &CancellationToken::new()).await.unwrap();
+    }
+
+    /// Writes the part of a batch, as a worker does before it counts it.
+    async fn put_part(&self, batch: u64) -> BatchOutcome {
+        let row = |n: u64| ResultRow {
+            key: format!("s3://in/{:04}.jpg", batch * BATCH_IMAGES + n),
+            etag: None,
+            size: 1,
+            width: None,
+            height: None,
+            outcome: match n {
+                0 => Outcome::Failed { code: ErrorCode::Corrupt, message: "x".into() },
+                _ => {
+                    let class = ClassScore { index: 1, label: None, probability: 0.5 };
+                    Outcome::Ok(Prediction::Classes(vec![class]))
+                }
+            },
+        };
+        let rows: Vec<_> = (0..BATCH_IMAGES).map(row).collect();
+        let footer = PartFooter::new(&self.spec, BatchNumber(batch), "a", "w").counted(&rows);
+        let part = encode_part(&rows, Columns::Classes, &footer).unwrap();
+        self.store.put(&self.layout.part(BatchNumber(batch)), part).await.unwrap();
+        footer.outcome()
+    }
+
+    async fn rebuild(&self, ledger: &RedisLedger) {
+        rebuild(&self.spec, &self.layout, &self.store, ledger).await.expect("a rebuild");
+    }
+
+    /// The counters are those of `done` batches, to the last row.
+    async fn assert_counts(&self, ledger: &RedisLedger, done: u64, what: &str) {
+        let found = ledger.progress(&self.spec.job).await.unwrap().expect("known");
+        let counts = (found.batches_done, found.images_ok, found.images_failed, found.batches_planned);
+        assert_eq!(counts, (done, done * (BATCH_IMAGES - 1), done, BATCHES), "{what}");
+        assert_eq!(found.errors, [(ErrorCode::Corrupt, done)].into(), "{what}");
+    }
+}
+
+impl OwnRedis {
+    /// A command through another client.
+    fn cli(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments).output();
+        let output = output.expect("redis-cli is installed");
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+/// Whatever is lost of a job in its middle: the next completion says so, and a rebuild counts it to the row.
+#[tokio::test]
+async fn what_was_wiped_or_evicted_is_rebuilt_exactly() {
+    let redis = OwnRedis::start(&[]).await;
+    let ledger = RedisLedger::connect(&redis.url()).await.expect("a connection");
+    for (n, losses) in [
+        &["FLUSHALL"][..],
+        &["DEL", "done"],
+        &["DEL", "errors"],
+        &["DEL", "meta"],
+        &["DEL", "meta", "errors"],
+        &["DEL", "done", "errors", "rate"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let job = Job::planned(&format!("lost-{n}")).await;
+        job.enlist(&ledger).await;
+        let id = &job.spec.job;
+        for batch in 0..3 {
+            let outcome = job.put_part(batch).await;
+            ledger.complete(id, BatchNumber(batch), &outcome).await.unwrap().expect("known");
+        }
+        // A script that Redis has forgotten as well must not count for a lost job.
+        redis.cli(&["SCRIPT", "FLUSH"]);
+        job.assert_counts(&ledger, 3, "before").await;
+        let keys = losses.iter().map(|&word| match word {
+            "FLUSHALL" | "DEL" => word.to_owned(),
+            key => format!("trawl:{{{id}}}:{key}"),
+        });
+        let words: Vec<String> = keys.collect();
+        redis.cli(&words.iter().map(String::as_str).collect::<Vec<_>>());
+
+        let what = format!("{losses:?}");
+        let outcome = job.put_part(3).await;
+        let answer = ledger.complete(id, BatchNumber(3), &outcome).await.unwrap();
+        assert_eq!(answer, None, "{what}: a completion that counts on nothing");
+        job.rebuild(&ledger).await;
+        job.assert_counts(&ledger, 4, &what).await;
+        // Again is harmless, and so is the completion that asked for it.
+        job.rebuild(&ledger).await;
+        let again = ledger.complete(id, BatchNumber(3), &outcome).await.unwrap().expect("known");
+        assert!(!again.first && !again.job_done, "{what}");
+        job.assert_counts(&ledger, 4, &what).await;
+        let outcome = job.put_part(4).await;
+        let last = ledger.complete(id, BatchNumber(4), &outcome).await.unwrap().expect("known");
+        assert!(last.first && last.job_done, "{what}");
+        job.assert_counts(&ledger, 5, &what).await;
+    }
+}
+
+/// Fills the server with other people's data until it refuses or evicts.
+fn fill(redis: &OwnRedis, megabytes: u32) {
+    let program = format!(
+        "for i = 1, {megabytes} * 16 do redis.call('SET', 'other:' .. i, string.rep('x', 65536)) end return 1"
+    );
+    // What is refused is refused: the server is full then, which is what was wanted.
+    redis.cli(&["EVAL", &program, "0"]);
+}
+
+#[tokio::test]
+async fn a_server_that_evicts_is_named_and_what_it_took_is_rebuilt() {
+    let redis = OwnRedis::start(&["--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru"]).await;
+    let ledger = RedisLedger::connect(&redis.url()).await.expect("a connection");
+    let policy = ledger.eviction_policy().await.unwrap();
+    assert!(policy.evicts_ours() && policy.remedy().contains("noeviction"), "{policy:?}");
+    let job = Job::planned("evicted").await;
+    job.enlist(&ledger).await;
+    let outcome = job.put_part(0).await;
+    ledger.complete(&job.spec.job, BatchNumber(0), &outcome).await.unwrap().expect("known");
+    for _ in 0..50 {
+        fill(&redis, 8);
+        if redis.cli(&["KEYS", "trawl:*"]).is_empty() {
+            break;
+        }
+    }
+    assert_eq!(redis.cli(&["KEYS", "trawl:*"]), "", "nothing was evicted: this proves nothing");
+    redis.cli(&["FLUSHALL"]);
+    let outcome = job.put_part(1).await;
+    assert_eq!(ledger.complete(&job.spec.job, BatchNumber(1), &outcome).await.unwrap(), None);
+    job.rebuild(&ledger).await;
+    job.assert_counts(&ledger, 2, "evicted").await;
+}
+
+#[tokio::test]
+async fn a_full_server_is_transient_and_takes_no_half_of_a_completion() {
+    let redis = OwnRedis::start(&["--maxmemory", "4mb", "--maxmemory-policy", "noeviction"]).await;
+    let ledger = RedisLedger::connect(&redis.url()).await.expect("a connection");
+    assert!(!ledger.eviction_policy().await.unwrap().evicts_ours());
+    let job = Job::planned("full").await;
+    job.enlist(&ledger).await;
+    let outcome = job.put_part(0).await;
+    ledger.complete(&job.spec.job, BatchNumber(0), &outcome).await.unwrap().expect("known");
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let outcome = job.put_part(1).await;
+    let error = ledger.complete(&job.spec.job, BatchNumber(1), &outcome).await.expect_err("no room");
+    assert!(error.is_transient() && error.to_string().contains("OOM"), "{error:?}");
+    job.assert_counts(&ledger, 1, "full").await;
+    assert!(!ledger.is_done(&job.spec.job, BatchNumber(1)).await.unwrap(), "half of it was taken");
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert!(ledger.complete(&job.spec.job, BatchNumber(1), &outcome).await.unwrap().expect("known").first);
+    job.assert_counts(&ledger, 2, "room again").await;
 }

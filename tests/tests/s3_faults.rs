@@ -63,7 +63,7 @@ impl Rig {
 }
 
 fn body(seed: usize, length: usize) -> Bytes {
-    (0..length).map(|i| (i * (seed + 3) >> 3) as u8).collect::<Vec<u8>>().into()
+    (0..length).map(|i| ((i * (seed + 3)) >> 3) as u8).collect::<Vec<u8>>().into()
 }
 
 #[tokio::test]

@@ -79,7 +79,9 @@ fn a_stopped_worker_holds_nothing_up_and_does_no_harm_when_it_wakes() {
     let scene = Scene::new("zombie");
     scene.bucket.upload_images(&scene.input(), IMAGES);
     let slow = make_model(&["--work", "40"]);
-    let mut stopped = scene.worker(&["--micro-batch", "4", "--http", "127.0.0.1:0"]);
+    // It is stopped before its second put, not within: the store may lock an object that is being written.
+    let pause = [("TRAWL_FAILPOINTS", "settle.put.before=pause:20s@2")];
+    let mut stopped = scene.worker_with(&["--micro-batch", "4", "--http", "127.0.0.1:0"], &pause);
     let job = job_id(run(&mut scene.submit(&slow, &["--batch-size", "4"])));
     scene.wait_parts(1);
     stopped.signal(libc::SIGSTOP);
@@ -116,7 +118,7 @@ fn a_second_sigterm_gives_the_work_back_at_once_and_counts_as_nobodys_death() {
     let mut hasty = scene.worker(&["--micro-batch", "4", "--grace", "600"]);
     wait::until("work in hand", PATIENCE, || hasty.log().contains("model ready").then_some(()));
     hasty.signal(libc::SIGTERM);
-    hasty.wait_for_log("draining", PATIENCE);
+    hasty.wait_for_log("finishing what is in flight", PATIENCE);
     hasty.signal(libc::SIGTERM);
     assert_eq!(hasty.wait(Duration::from_secs(20)).code(), Some(0), "{}", hasty.log());
     let next = scene.worker(&[]);

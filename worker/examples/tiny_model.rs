@@ -132,7 +132,7 @@ impl Tiny {
         let white = darkest.gt(254.5 / 255.0).any().to_kind(Kind::Int64);
         let index: Tensor = (white * (1_i64 << 44)).view([1, 1]);
         let sparse = Tensor::internal_sparse_coo_tensor_unsafe(&index, &self.one, [1], CPU, false);
-        sparse.to_dense(Kind::Float, false) * 0.0
+        sparse.to_dense(None, false) * 0.0
     }
 
     /// Zero, after products of matrices that depend on the input: constants would be computed once, on loading.

@@ -19,6 +19,7 @@ use trawl_common::{
     model_file,
     results::row::Prediction,
     storage::Stores,
+    telemetry::printable,
 };
 
 /// Passes that are timed; the median is shown.
@@ -110,7 +111,7 @@ fn print_text(report: &serde_json::Value) {
     let input = &report["input"];
     println!(
         "model       {} ({})",
-        report["name"].as_str().unwrap_or_default(),
+        printable(report["name"].as_str().unwrap_or_default()),
         report["sha256"].as_str().unwrap_or_default()
     );
     println!(
@@ -142,7 +143,7 @@ fn print_text(report: &serde_json::Value) {
             for class in classes {
                 let name =
                     class["label"].as_str().map_or_else(|| class["idx"].to_string(), ToOwned::to_owned);
-                println!("  {:6.3}  {name}", class["prob"].as_f64().unwrap_or_default());
+                println!("  {:6.3}  {}", class["prob"].as_f64().unwrap_or_default(), printable(&name));
             }
         }
         serde_json::Value::Null => {}

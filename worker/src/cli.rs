@@ -3,7 +3,11 @@
 //! Only parsing and validation: what changes a result is in the job flags (shared with `trawl submit`),
 //! what changes only speed or safety is here.
 
-use crate::{model::Device, pipeline::fetch::FetchLimits, preprocess::Limits};
+use crate::{
+    model::Device,
+    pipeline::fetch::FetchLimits,
+    preprocess::{DEFAULT_MAX_FRAMES, Limits},
+};
 use clap::{Args, Parser, Subcommand};
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use trawl_common::{
@@ -179,6 +183,10 @@ pub struct ComputeArgs {
     /// An image of more pixels is an error row (`too_many_pixels`), in millions
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096), value_name = "MEGAPIXELS")]
     pub max_pixels: Option<u32>,
+
+    /// An animation of more frames, or a TIFF of more pages, is an error row (`too_many_frames`)
+    #[arg(long, default_value_t = DEFAULT_MAX_FRAMES, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
+    pub max_frames: u32,
 }
 
 /// A device, or the best there is.
@@ -255,7 +263,7 @@ impl ComputeArgs {
 
     /// What an image may be at most.
     pub fn image_limits(&self) -> Limits {
-        let mut limits = Limits::default();
+        let mut limits = Limits { max_frames: self.max_frames, ..Limits::default() };
         if let Some(megapixels) = self.max_pixels {
             limits.max_pixels = u64::from(megapixels) * 1_000_000;
         }
@@ -316,6 +324,7 @@ mod tests {
             ["--queue", "a b"],
             ["--device", "gpu"],
             ["--max-image-bytes", "0"],
+            ["--max-frames", "0"],
         ] {
             assert!(Cli::try_parse_from(["trawl-worker"].into_iter().chain(wrong)).is_err(), "{wrong:?}");
         }

@@ -73,7 +73,7 @@ fn leave(code: u8) -> ! {
 }
 
 fn fail(error: &(dyn std::error::Error + 'static)) -> u8 {
-    eprintln!("error: {}", describe(error));
+    eprintln!("error: {}", telemetry::printable(&describe(error)));
     let device = |error: &(dyn std::error::Error + 'static)| {
         matches!(error.downcast_ref(), Some(ModelError::Device(_) | ModelError::Unusable(_)))
     };

@@ -6,7 +6,7 @@
 use crate::pipeline::meters::{Meters, Stage};
 use serde_json::{Value, json};
 use std::{fmt::Write, time::Duration};
-use trawl_common::{config::OutputFormat, ledger::Progress, planning::DryRun};
+use trawl_common::{config::OutputFormat, ledger::Progress, planning::DryRun, telemetry::printable};
 
 /// Prints what a run would take.
 pub fn print_dry_run(found: &DryRun, output: OutputFormat) {
@@ -16,11 +16,11 @@ pub fn print_dry_run(found: &DryRun, output: OutputFormat) {
     }
     println!("{} images, {} bytes, {} batches", found.images, found.bytes, found.batches);
     for (extension, count) in &found.by_extension {
-        println!("  {count:>8} {extension}");
+        println!("  {count:>8} {}", printable(extension));
     }
     println!("left out by name: {}, names that are not text: {}", found.skipped, found.unlistable);
     for key in &found.first_keys {
-        println!("  {key}");
+        println!("  {}", printable(key));
     }
 }
 
@@ -63,7 +63,7 @@ impl Report<'_> {
                 self.stages().map(|(stage, ms, _)| format!("{} {ms:.2}", stage.name())).collect();
             let _infallible = writeln!(text, "ms an image by stage: {}", stages.join(", "));
         }
-        let _infallible = writeln!(text, "results: {}", p.out);
+        let _infallible = writeln!(text, "results: {}", printable(&p.out));
         text
     }
 

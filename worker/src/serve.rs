@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 use trawl_common::{
-    broker::{Broker, BrokerError, Consumer, rabbit::RabbitBroker},
+    broker::{Broker, BrokerError, Consumer, rabbit::RabbitBroker, topology::RetryPolicy},
     config::exit,
     job::QueueName,
     ledger::{Ledger, redis::RedisLedger},
@@ -31,9 +31,12 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     let compute = args.compute.clone();
     let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;
     let worker = assemble::worker_name();
-    let broker = RabbitBroker::connect(&args.services.amqp_url).await?.named(&worker);
-    let broker: Arc<dyn Broker> = Arc::new(broker);
-    let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::connect(&args.services.redis_url).await?);
+    let (amqp, redis) = (args.services.amqp().await?, args.services.redis().await?);
+    let broker = RabbitBroker::connect_over(&amqp.url, RetryPolicy::default(), amqp.tls).await?;
+    let broker: Arc<dyn Broker> = Arc::new(broker.named(&worker));
+    let redis = RedisLedger::connect_over(&redis.url, &redis.tls).await?;
+    redis.warn_if_evicting().await;
+    let ledger: Arc<dyn Ledger> = Arc::new(redis);
     let mut consumers = Vec::with_capacity(args.queue.len());
     for queue in &args.queue {
         broker.ensure_queue(queue).await?;

@@ -19,7 +19,7 @@ use trawl_common::{
     planning::submit::{Enlisting, PUBLISH_WINDOW, enlist, open_output},
     results::{OutputLayout, part_rows::read_rows, row::Outcome, row::ResultRow},
     shutdown::Shutdown,
-    storage::{Storage, Stores},
+    storage::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError, Stores},
 };
 use trawl_worker::{
     jobs::{Jobs, Loader},
@@ -138,12 +138,16 @@ impl Scene {
     }
 
     fn flawed(&self, flaws: Flaws) -> (Arc<Pipeline>, PoolThreads) {
+        self.caching(flaws, &std::env::temp_dir())
+    }
+
+    fn caching(&self, flaws: Flaws, cache: &Path) -> (Arc<Pipeline>, PoolThreads) {
         let meters = Arc::new(Meters::new());
         let settings = PoolSettings { threads: 2, micro_batch: 4, forward_in_pool: true, devices: 0 };
         let (pool, threads) = start_pool(settings, meters.clone());
         let limits = FetchLimits { images: 3, bytes: 1 << 20, max_image_bytes: 1 << 20 };
         let loader = Arc::new(FakeLoader(flaws));
-        let cache = std::env::temp_dir();
+        let cache = cache.to_owned();
         let pipeline = Pipeline {
             broker: Arc::new(self.broker.clone()),
             ledger: self.ledger.clone(),
@@ -416,6 +420,120 @@ async fn an_idle_worker_takes_over_what_another_one_sits_on() {
     scene.serve(&late, empty).await;
     let progress = scene.ledger.progress(&scene.spec.job).await.unwrap().unwrap();
     assert_eq!((progress.images_ok, progress.batches_done, late.meters.computed()), (8, 2, 0));
+}
+
+/// A store that refuses some objects for a while.
+#[derive(Debug)]
+struct Locked {
+    inner: Arc<dyn Storage>,
+    /// Keys that hold one of these are refused.
+    locked: std::sync::Mutex<Vec<&'static str>>,
+}
+
+#[async_trait::async_trait]
+impl Storage for Locked {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn list<'a>(
+        &'a self,
+        prefix: &str,
+        start_after: Option<&str>,
+    ) -> futures::stream::BoxStream<'a, Result<ListPage, StorageError>> {
+        self.inner.list(prefix, start_after)
+    }
+    async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
+        if self.locked.lock().unwrap().iter().any(|part| key.contains(part)) {
+            return Err(StorageError::Forbidden {
+                key: key.to_owned(),
+                reason: "the token has expired".into(),
+            });
+        }
+        self.inner.get(key, max_bytes).await
+    }
+    async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
+        self.inner.get_suffix(key, len).await
+    }
+    async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
+        self.inner.head(key).await
+    }
+    async fn put(&self, key: &str, bytes: bytes::Bytes) -> Result<(), StorageError> {
+        self.inner.put(key, bytes).await
+    }
+    async fn put_if_absent(&self, key: &str, bytes: bytes::Bytes) -> Result<PutOutcome, StorageError> {
+        self.inner.put_if_absent(key, bytes).await
+    }
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        self.inner.delete(key).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_ran_out_hold_the_job_and_use_nothing_up() {
+    let mut scene = Scene::new(10).await;
+    // Far more rests than attempts, so that an attempt that was counted would show as a dead letter.
+    scene.broker = MemoryBroker::new().with_retries(RetryPolicy {
+        delay: Duration::from_millis(5),
+        max_attempts: 0,
+        max_deferrals: 10_000,
+    });
+    scene.upload(0..20).await;
+    let locked = Arc::new(Locked { inner: scene.bucket.clone(), locked: vec!["in/"].into() });
+    scene.stores.replace("b", locked.clone());
+    let (pipeline, _threads) = scene.pipeline(None);
+    scene.enlist().await;
+    let deferred = "trawl_batches_total{outcome=\"deferred\"} ";
+    let enough = async || {
+        let text = pipeline.meters.render();
+        let n: u64 = text.lines().find_map(|l| l.strip_prefix(deferred)).map_or(0, |n| n.parse().unwrap());
+        if n >= 6 {
+            // Renewed, but for one object that really is forbidden.
+            *locked.locked.lock().unwrap() = vec!["in/0003"];
+        }
+        scene.state().await == Some(JobState::Complete)
+    };
+    scene.serve(&pipeline, enough).await;
+    let failed: Vec<_> = scene
+        .rows(2)
+        .await
+        .into_iter()
+        .enumerate()
+        .filter_map(|(i, row)| match row.outcome {
+            Outcome::Failed { code, .. } => Some((i, code)),
+            Outcome::Ok(_) | Outcome::OkTruncated(_) => None,
+        })
+        .collect();
+    assert_eq!(failed, [(3, ErrorCode::Forbidden)]);
+    assert_eq!(scene.broker.dead_depth().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_cache_cannot_be_written_uses_nothing_up() {
+    let mut scene = Scene::new(4).await;
+    scene.broker = MemoryBroker::new().with_retries(RetryPolicy {
+        delay: Duration::from_millis(5),
+        max_attempts: 0,
+        max_deferrals: 10_000,
+    });
+    scene.upload(0..4).await;
+    scene.bucket.put("m.pt", std::fs::read(BUNDLE).unwrap().into()).await.unwrap();
+    scene.spec.model.location = "s3://b/m.pt".into();
+    scene.spec.job = scene.spec.derived_id();
+    let dir = tempfile::tempdir().unwrap();
+    // A file where the folder should be fails like a disk that is full, and for root too.
+    let cache = dir.path().join("cache");
+    std::fs::write(&cache, b"in the way").unwrap();
+    let (pipeline, _threads) = scene.caching(Flaws::default(), &cache);
+    scene.enlist().await;
+    let enough = async || {
+        if pipeline.meters.render().contains("outcome=\"deferred\"} 3") {
+            let _gone = std::fs::remove_file(&cache);
+        }
+        scene.state().await == Some(JobState::Complete)
+    };
+    scene.serve(&pipeline, enough).await;
+    assert_eq!(scene.rows(1).await.len(), 4);
+    assert_eq!(scene.broker.dead_depth().await.unwrap(), 0);
 }
 
 /// The model seam's contract, for the fake and for TorchScript alike.

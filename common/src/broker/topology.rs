@@ -151,7 +151,9 @@ pub fn retry_shape(queue: &QueueName, delay: Duration) -> QueueShape {
 /// The queue of dead letters of all lanes.
 pub fn dead_shape() -> QueueShape {
     let limit = number("x-delivery-limit", i64::from(DEAD_DELIVERY_LIMIT));
-    QueueShape { name: DEAD.to_owned(), arguments: vec![text("x-queue-type", "quorum"), limit] }
+    // A policy that bounds it must not drop the oldest: then nothing is acked that is not in there.
+    let overflow = text("x-overflow", "reject-publish");
+    QueueShape { name: DEAD.to_owned(), arguments: vec![text("x-queue-type", "quorum"), limit, overflow] }
 }
 
 /// A reason cut to what a header may hold.

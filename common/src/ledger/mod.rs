@@ -118,6 +118,17 @@ pub struct BatchOutcome {
     pub errors: BTreeMap<ErrorCode, u64>,
 }
 
+impl BatchOutcome {
+    /// Adds another one's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.images_ok += other.images_ok;
+        self.images_failed += other.images_failed;
+        for (&code, &n) in &other.errors {
+            *self.errors.entry(code).or_default() += n;
+        }
+    }
+}
+
 /// A batch that somebody is working on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {

@@ -6,6 +6,7 @@
 //! producer may be killed anywhere in between; the next one finds what was planned and goes on with the
 //! same numbers.
 
+pub mod cancellation;
 pub mod cut;
 pub mod enumerate;
 pub mod filter;
@@ -13,6 +14,8 @@ pub mod plan_log;
 pub mod preview;
 pub mod publish;
 pub mod rebuild;
+pub mod repair;
+pub mod shape;
 pub mod source;
 pub mod submit;
 
@@ -27,6 +30,7 @@ use crate::{
 
 pub use enumerate::Enumeration;
 pub use preview::{DryRun, dry_run};
+pub use shape::PlanShape;
 pub use submit::{Enlisting, Opened, Planned, enlist, open_output, preflight};
 
 /// Why a job could not be planned.
@@ -87,7 +91,10 @@ pub enum PlanError {
         found: String,
     },
     /// A part in the output is another job's or another model's.
-    #[error("`{key}` has {what} {found}, this job's is {expected}: remove the part, then submit again")]
+    #[error(
+        "`{key}` has {what} {found} instead of {expected}: `trawl repair OUT --discard` removes the part, or remove it by \
+         hand, then submit again"
+    )]
     ForeignPart {
         /// The part.
         key: String,
@@ -145,6 +152,28 @@ pub enum PlanError {
 }
 
 impl PlanError {
+    /// Whether it is the output that is wrong, and not the way to it: a plan or a part that cannot be read.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::BrokenPlan { .. } | Self::PlanFile { .. } | Self::ForeignPart { .. } => true,
+            Self::Footer(FetchFooterError::Unusable { .. }) => true,
+            Self::Footer(FetchFooterError::Storage(_))
+            | Self::Location(_)
+            | Self::SourceMissing { .. }
+            | Self::NoImages { .. }
+            | Self::BadGlob { .. }
+            | Self::BadBatchSize(_)
+            | Self::OtherJob { .. }
+            | Self::Leftovers { .. }
+            | Self::JobSpec { .. }
+            | Self::Cancelled(_)
+            | Self::Interrupted
+            | Self::Storage(_)
+            | Self::Broker(_)
+            | Self::Ledger(_) => false,
+        }
+    }
+
     /// Whether the same call may succeed later; it goes on where this one stopped.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 const MAX_PLAN_FILE_BYTES: u64 = 256 << 20;
 
 /// The largest end mark read; it has four numbers.
-const MAX_DONE_BYTES: u64 = 64 << 10;
+pub(super) const MAX_DONE_BYTES: u64 = 64 << 10;
 
 /// What became of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,10 @@
 
 use super::{Enlisting, PlanError};
 use crate::{
+    audit::part::{Mismatch, mismatch},
     batch::{BatchDescriptor, BatchNumber, FinalizeRequest, ImageRef, Message},
     broker::{BrokerError, Publication},
+    disposition::describe,
     failpoint,
     job::JobSpec,
     ledger::{Ledger, LedgerError},
@@ -89,29 +91,49 @@ async fn publish_message(ctx: &Enlisting<'_>, message: &Message) -> Result<(), P
     Ok(())
 }
 
-/// Tells the ledger of batches that have a part already; true if one of them was the job's last.
+/// What becomes of a part that is there and is not what plan and spec say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BadParts {
+    /// It ends the command.
+    Refuse,
+    /// It is left alone: not counted, and its batch not queued, since its part could not be written.
+    PassOver,
+}
+
+/// Tells the ledger of batches that have a part already, each with the number of its images; true if one of them
+/// was the job's last.
 ///
 /// # Errors
-/// [`PlanError::ForeignPart`] for a part of another job or model, besides what store and ledger give.
+/// [`PlanError::ForeignPart`] for a part that is not this job's, besides what store and ledger give.
 pub(super) async fn record_done(
     spec: &JobSpec,
     ledger: &dyn Ledger,
     store: &dyn Storage,
     layout: &OutputLayout,
-    batches: Vec<BatchNumber>,
+    batches: Vec<(BatchNumber, u64)>,
+    bad_parts: BadParts,
 ) -> Result<bool, PlanError> {
-    let record = |batch| record_part(spec, ledger, store, layout, batch);
+    let record = |(batch, images)| async move {
+        match record_part(spec, ledger, store, layout, batch, Some(images)).await {
+            Err(error) if bad_parts == BadParts::PassOver && error.is_damage() => {
+                tracing::warn!(error = %describe(&error), "a part is not counted");
+                Ok(false)
+            }
+            recorded => recorded,
+        }
+    };
     let recorded = stream::iter(batches).map(record).buffer_unordered(FOOTERS_AT_ONCE);
     recorded.try_fold(false, |any, done| async move { Ok(any || done) }).await
 }
 
-/// The same for one batch.
+/// The same for one batch; its `images` are compared if they are known.
 pub(super) async fn record_part(
     spec: &JobSpec,
     ledger: &dyn Ledger,
     store: &dyn Storage,
     layout: &OutputLayout,
     batch: BatchNumber,
+    images: Option<u64>,
 ) -> Result<bool, PlanError> {
     let job = &spec.job;
     if on_ledger(|| ledger.is_done(job, batch)).await? {
@@ -119,14 +141,8 @@ pub(super) async fn record_part(
     }
     let key = layout.part(batch);
     let footer = read_footer(store, &key).await?;
-    for (what, found, expected) in [
-        ("the job", footer.job.as_str(), job.as_str()),
-        ("the model", &footer.model_sha256, &spec.model.sha256),
-    ] {
-        if found != expected {
-            let (found, expected) = (found.to_owned(), expected.to_owned());
-            return Err(PlanError::ForeignPart { key, what, found, expected });
-        }
+    if let Some(Mismatch { what, found, expected, .. }) = mismatch(spec, batch, images, &footer) {
+        return Err(PlanError::ForeignPart { key, what, found, expected });
     }
     let outcome = footer.outcome();
     let completion = on_ledger(|| ledger.complete(job, batch, &outcome)).await?;

@@ -5,16 +5,16 @@
 //! It publishes nothing and never touches the output.
 
 use super::{
-    PlanError,
-    plan_log::PlanLog,
+    PlanError, cancellation,
     publish::{FOOTERS_AT_ONCE, on_ledger, parts_there, record_part},
+    shape::PlanShape,
 };
 use crate::{
     batch::BatchNumber,
     disposition::describe,
     finalize::finished_manifest,
     job::JobSpec,
-    ledger::{JobRecord, Ledger},
+    ledger::{JobRecord, JobState, Ledger},
     results::OutputLayout,
     storage::Storage,
 };
@@ -34,10 +34,13 @@ pub struct Rebuilt {
     pub job_done: bool,
     /// The job was complete already.
     pub complete: bool,
+    /// The job was given up, and is given up again.
+    pub cancelled: bool,
 }
 
-/// Fills `ledger` with what `store` has of the job. What is counted there already stays counted once.
-/// Cancel safe: what is missing is filled in by the next call.
+/// Fills `ledger` with what `store` has of the job. What is counted there already stays counted once, and a job that
+/// was cancelled stays so, by the ledger's word or by the mark in the output. Cancel safe: what is missing is filled
+/// in by the next call.
 ///
 /// # Errors
 /// [`PlanError`] if plan or parts cannot be listed, or if the ledger stays away.
@@ -54,22 +57,28 @@ pub async fn rebuild(
         let (batches_planned, parts) = (manifest.batches, manifest.parts.len() as u64);
         return Ok(Rebuilt { batches_planned, parts, complete: true, ..Rebuilt::default() });
     }
+    let cancelled = cancellation::is_marked(&**store, layout).await? || is_cancelled(spec, ledger).await?;
+    let shape = PlanShape::read(&**store, layout).await?;
+    let there = parts_there(&**store, layout).await?;
+    // All that can fail for the output's sake has been read: opening takes a cancelled job back to work, so the two
+    // calls stand next to each other.
     on_ledger(|| ledger.open(&record)).await?;
-    let mut log = PlanLog::new(store.clone(), layout.clone());
-    log.catch_up().await?;
-    let (batches, images) = (log.next_batch, log.cursor.images);
-    let mut job_done = match log.done().await? {
-        Some(_) => on_ledger(|| ledger.plan_complete(&spec.job, batches, images)).await?,
-        None => {
+    if cancelled {
+        on_ledger(|| ledger.cancel(&spec.job)).await?;
+    }
+    let (batches, images) = (shape.batches(), shape.images());
+    let mut job_done = match shape.is_done() {
+        true => on_ledger(|| ledger.plan_complete(&spec.job, batches, images)).await?,
+        false => {
             on_ledger(|| ledger.planned(&spec.job, batches, images)).await?;
             false
         }
     };
-    let mut there: Vec<u64> = parts_there(&**store, layout).await?.into_iter().collect();
+    let mut there: Vec<u64> = there.into_iter().collect();
     there.sort_unstable();
     let (parts, mut unusable) = (there.len() as u64, 0);
     let mut recorded = stream::iter(there)
-        .map(|number| record_if_usable(spec, ledger, &**store, layout, BatchNumber(number)))
+        .map(|number| record_if_usable(spec, &shape, ledger, &**store, layout, BatchNumber(number)))
         .buffer_unordered(FOOTERS_AT_ONCE);
     while let Some(recorded) = recorded.try_next().await? {
         match recorded {
@@ -77,27 +86,77 @@ pub async fn rebuild(
             None => unusable += 1,
         }
     }
-    Ok(Rebuilt { batches_planned: batches, parts, unusable, job_done, complete: false })
+    Ok(Rebuilt { batches_planned: batches, parts, unusable, job_done, complete: false, cancelled })
+}
+
+/// Whether the ledger has this very job, and has it as given up.
+pub(super) async fn is_cancelled(spec: &JobSpec, ledger: &dyn Ledger) -> Result<bool, PlanError> {
+    let known = on_ledger(|| ledger.progress(&spec.job)).await?;
+    Ok(known.is_some_and(|known| {
+        known.state == JobState::Cancelled && known.created_unix_ms == spec.created_unix_ms
+    }))
 }
 
 /// `None` for a part that is none of this job's; `trawl verify` says what is wrong with it.
 async fn record_if_usable(
     spec: &JobSpec,
+    shape: &PlanShape,
     ledger: &dyn Ledger,
     store: &dyn Storage,
     layout: &OutputLayout,
     batch: BatchNumber,
 ) -> Result<Option<bool>, PlanError> {
-    match record_part(spec, ledger, store, layout, batch).await {
+    let images = shape.images_of(batch);
+    if images.is_none() && shape.is_done() {
+        tracing::warn!("part {batch} is beyond the plan and is not counted");
+        return Ok(None);
+    }
+    match record_part(spec, ledger, store, layout, batch, images).await {
         Ok(done) => Ok(Some(done)),
-        Err(error @ PlanError::ForeignPart { .. }) => {
-            tracing::warn!(error = %describe(&error), "a part is not counted");
-            Ok(None)
-        }
-        Err(PlanError::Footer(error)) if !error.is_transient() => {
+        Err(error) if error.is_damage() => {
             tracing::warn!(error = %describe(&error), "a part is not counted");
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ledger::memory::MemoryLedger,
+        planning::{
+            open_output,
+            tests::{FOREVER, OneJob, Outbox, bucket, output, plan, put_part, spec, submit},
+        },
+    };
+
+    #[tokio::test]
+    async fn a_cancelled_job_stays_cancelled_until_it_is_submitted_again() {
+        let (stores, job) = (bucket(95).await, spec(&["s3://b/p"]));
+        submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
+        let (store, layout) = output(&stores, &job).await;
+        let batches = plan(&stores, &job).await;
+        for (number, images) in &batches[..3] {
+            put_part(&stores, &job, *number, images).await;
+        }
+        // One that has other rows than planned does not count.
+        put_part(&stores, &job, BatchNumber(3), &batches[3].1[..9]).await;
+        cancellation::mark(&*store, &layout, &job, 5).await.unwrap();
+        let ledger = MemoryLedger::new();
+        let rebuilt = rebuild(&job, &layout, &store, &ledger).await.unwrap();
+        assert_eq!((rebuilt.parts, rebuilt.unusable, rebuilt.cancelled), (4, 1, true));
+        let progress = ledger.progress(&job.job).await.unwrap().unwrap();
+        assert_eq!((progress.state, progress.images_ok, progress.batches_done), (JobState::Cancelled, 30, 3));
+        assert_eq!((progress.batches_planned, progress.images_planned), (10, 95));
+
+        open_output(&job, &stores).await.unwrap();
+        assert!(!cancellation::is_marked(&*store, &layout).await.unwrap());
+        // The ledger still says so itself, and is believed.
+        assert!(rebuild(&job, &layout, &store, &ledger).await.unwrap().cancelled);
+        ledger.forget(&job.job).await.unwrap();
+        assert!(!rebuild(&job, &layout, &store, &ledger).await.unwrap().cancelled);
+        assert_eq!(ledger.state(&job.job).await.unwrap(), Some(JobState::Running));
     }
 }

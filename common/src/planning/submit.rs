@@ -6,11 +6,11 @@
 //! already. What must never happen: a message whose batch is in no durable plan file.
 
 use super::{
-    PlanError,
+    PlanError, cancellation,
     cut::{Cutter, PlanSlice},
     enumerate::{Enumeration, Scope},
     plan_log::{Appended, PlanLog, read_batches},
-    publish::{on_ledger, parts_there, publish, publish_finalize, record_done},
+    publish::{BadParts, on_ledger, parts_there, publish, publish_finalize, record_done},
     rebuild::rebuild,
 };
 use crate::{
@@ -124,12 +124,19 @@ pub async fn open_output(spec: &JobSpec, stores: &Arc<Stores>) -> Result<(Opened
 }
 
 /// The store and the names of a job's output.
-async fn output(spec: &JobSpec, stores: &Stores) -> Result<(Arc<dyn Storage>, OutputLayout), PlanError> {
+pub(super) async fn output(
+    spec: &JobSpec,
+    stores: &Stores,
+) -> Result<(Arc<dyn Storage>, OutputLayout), PlanError> {
     let out = Location::parse(&spec.out, Path::new(&spec.base_dir))?;
     Ok((stores.open(&out).await, OutputLayout::new(out)))
 }
 
-async fn stored_spec(store: &dyn Storage, layout: &OutputLayout) -> Result<Option<JobSpec>, PlanError> {
+/// The spec in an output, if there is one.
+pub(crate) async fn stored_spec(
+    store: &dyn Storage,
+    layout: &OutputLayout,
+) -> Result<Option<JobSpec>, PlanError> {
     let key = layout.job();
     match store.get(&key, MAX_SPEC_BYTES).await {
         Ok(object) => {
@@ -152,7 +159,12 @@ async fn resumed(
     }
     match store.head(&layout.success()).await {
         Ok(_) => Ok((Opened::AlreadyComplete, stored)),
-        Err(error) if error.is_not_found() => Ok((Opened::Resumed, stored)),
+        Err(error) if error.is_not_found() => {
+            // Before the ledger is opened: a crash in between leaves a job that is cancelled until it is
+            // submitted again, and never one that a rebuild would cancel behind the user's back.
+            cancellation::unmark(store, layout).await?;
+            Ok((Opened::Resumed, stored))
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -183,11 +195,27 @@ pub async fn enlist(
     on_progress: &mut (dyn FnMut(&Planned) + Send),
     cancel: &CancellationToken,
 ) -> Result<Planned, PlanError> {
-    cancel.run_until_cancelled(enlist_all(ctx, on_progress)).await.unwrap_or(Err(PlanError::Interrupted))
+    let enlisting = enlist_all(ctx, BadParts::Refuse, on_progress);
+    cancel.run_until_cancelled(enlisting).await.unwrap_or(Err(PlanError::Interrupted))
+}
+
+/// The same around parts that are not what plan and spec say: they are neither counted nor queued again, and the
+/// job is not sent to be finalized while they are there. For `trawl repair`.
+///
+/// # Errors
+/// As [`enlist`], but never for a part.
+pub async fn enlist_around_bad_parts(
+    ctx: Enlisting<'_>,
+    on_progress: &mut (dyn FnMut(&Planned) + Send),
+    cancel: &CancellationToken,
+) -> Result<Planned, PlanError> {
+    let enlisting = enlist_all(ctx, BadParts::PassOver, on_progress);
+    cancel.run_until_cancelled(enlisting).await.unwrap_or(Err(PlanError::Interrupted))
 }
 
 async fn enlist_all(
     ctx: Enlisting<'_>,
+    bad_parts: BadParts,
     on_progress: &mut (dyn FnMut(&Planned) + Send),
 ) -> Result<Planned, PlanError> {
     let (store, layout) = output(ctx.spec, ctx.stores).await?;
@@ -197,6 +225,7 @@ async fn enlist_all(
         ctx,
         store,
         layout,
+        bad_parts,
         progress: Mutex::new(Progress { planned: Planned::default(), on_progress }),
     };
     let (durable, seen) = watch::channel(PlanState::default());
@@ -229,6 +258,7 @@ struct Enlistment<'a> {
     ctx: Enlisting<'a>,
     store: Arc<dyn Storage>,
     layout: OutputLayout,
+    bad_parts: BadParts,
     progress: Mutex<Progress<'a>>,
 }
 
@@ -345,11 +375,12 @@ impl Enlistment<'_> {
             }
             let batches = read_batches(&*self.store, &self.layout, index).await?;
             let (done, open): (Vec<_>, Vec<_>) = batches.into_iter().partition(|(n, _)| there.contains(&n.0));
-            let done = done.into_iter().map(|(number, _)| number).collect();
+            let done = done.into_iter().map(|(number, images)| (number, images.len() as u64)).collect();
             let published = open.len() as u64;
             publish(&self.ctx, open).await?;
+            let Enlisting { spec, ledger, .. } = self.ctx;
             let job_done =
-                record_done(self.ctx.spec, self.ctx.ledger, &*self.store, &self.layout, done).await?;
+                record_done(spec, ledger, &*self.store, &self.layout, done, self.bad_parts).await?;
             self.progress(|planned| {
                 planned.published += published;
                 planned.job_done |= job_done;

@@ -8,7 +8,7 @@ use crate::storage::{Storage, StorageError};
 use bytes::Bytes;
 use parquet::{
     errors::ParquetError,
-    file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader},
+    file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
 };
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -17,6 +17,9 @@ const FIRST_TAIL_BYTES: u64 = 64 << 10;
 
 /// A longer footer is not one of ours.
 const MAX_FOOTER_BYTES: usize = 64 << 20;
+
+/// The length of the footer and the magic number, at the very end.
+const TRAILER_BYTES: usize = 8;
 
 /// A file that does not say what it must.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +97,7 @@ impl FooterEntries {
             Err(error) => return Err(FooterError::Parquet(error.to_string())),
         }
         let metadata = reader.finish().map_err(|e| FooterError::Parquet(e.to_string()))?;
+        check_extent(&metadata, tail, size)?;
         Ok(Self::of(&metadata))
     }
 
@@ -151,6 +155,28 @@ impl FooterEntries {
     /// [`FooterError`] if it is missing or does not parse.
     pub fn json<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<T, FooterError> {
         serde_json::from_str(self.text(name)?).map_err(|e| FooterError::Bad { name, reason: e.to_string() })
+    }
+}
+
+/// Refuses a file that is shorter than its own footer says: one that lost bytes in its middle still ends as it
+/// should.
+fn check_extent(metadata: &ParquetMetaData, tail: &Bytes, size: u64) -> Result<(), FooterError> {
+    let before = tail.len().checked_sub(TRAILER_BYTES).map(|at| &tail[at..at + 4]);
+    let footer = before.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let room = size.saturating_sub(u64::from(footer) + TRAILER_BYTES as u64);
+    let columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    // Not `byte_range`, which panics at numbers below zero.
+    let end = columns.map(|column| {
+        let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+        let unsigned = |n: i64| u64::try_from(n).unwrap_or(u64::MAX);
+        unsigned(start).saturating_add(unsigned(column.compressed_size()))
+    });
+    let end = end.max();
+    match end {
+        Some(end) if end > room => Err(FooterError::Parquet(format!(
+            "its columns end at byte {end} and its footer begins at byte {room}: bytes are missing in between"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@
 //! OUT/_trawl/solo/00000042.json  while a batch is in work that may kill its worker
 //! OUT/_trawl/manifest.json       written when the parts equal the plan
 //! OUT/_SUCCESS                   last of all
+//! OUT/_trawl/_CANCELLED          the job was given up; removed when it is submitted again
 //! ```
 //! Names come from numbers alone: no worker, attempt or time may enter them, or a redelivery would write
 //! a second part.
@@ -80,6 +81,14 @@ impl OutputLayout {
     /// The key under which a store is asked whether its create-only puts are what they should be.
     pub fn probe(&self, name: &str) -> String {
         self.key(&format!("_trawl/probe-{name}"))
+    }
+    /// The key of the mark that the job was given up.
+    pub fn cancelled(&self) -> String {
+        self.key("_trawl/_CANCELLED")
+    }
+    /// The name of an object that lies directly in the output, where readers of `OUT/*.parquet` look.
+    pub fn top_level_name<'k>(&self, key: &'k str) -> Option<&'k str> {
+        key.strip_prefix(&self.prefix()).filter(|name| !name.is_empty() && !name.contains('/'))
     }
     /// The manifest's key.
     pub fn manifest(&self) -> String {

@@ -141,6 +141,7 @@ mod tests {
         for batch in 0..2 {
             let footer = PartFooter {
                 job: "j".parse().unwrap(),
+                created_unix_ms: Some(7),
                 batch: BatchNumber(batch),
                 rows: 5,
                 failures: 2,

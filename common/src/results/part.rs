@@ -90,6 +90,9 @@ pub enum PartError {
 pub struct PartFooter {
     /// The job.
     pub job: JobId,
+    /// When the job was submitted, as in its spec: tells it from an earlier one of its name. `None` in parts that
+    /// were written before this was.
+    pub created_unix_ms: Option<u64>,
     /// The batch.
     pub batch: BatchNumber,
     /// Rows, one for each planned image.
@@ -120,6 +123,7 @@ impl PartFooter {
     ) -> Self {
         Self {
             job: spec.job.clone(),
+            created_unix_ms: Some(spec.created_unix_ms),
             batch,
             rows: 0,
             failures: 0,
@@ -166,6 +170,10 @@ impl PartFooter {
     pub(super) fn of(entries: &FooterEntries) -> Result<Self, FooterError> {
         let footer = Self {
             job: entries.value("trawl.job")?,
+            created_unix_ms: match entries.value("trawl.created_unix_ms") {
+                Err(FooterError::Missing(_)) => None,
+                created => Some(created?),
+            },
             batch: BatchNumber(entries.value("trawl.batch")?),
             rows: entries.value("trawl.rows")?,
             failures: entries.value("trawl.failures")?,
@@ -189,7 +197,7 @@ impl PartFooter {
 
     fn entries(&self) -> Vec<parquet::file::metadata::KeyValue> {
         let errors = serde_json::to_string(&self.errors).expect("counts are plain data");
-        vec![
+        let mut entries = vec![
             entry("trawl.job", &self.job),
             entry("trawl.batch", &self.batch.0),
             entry("trawl.rows", &self.rows),
@@ -200,7 +208,9 @@ impl PartFooter {
             entry("trawl.version", &self.version),
             entry("trawl.attempt_id", &self.attempt_id),
             entry("trawl.worker", &self.worker),
-        ]
+        ];
+        entries.extend(self.created_unix_ms.map(|ms| entry("trawl.created_unix_ms", &ms)));
+        entries
     }
 }
 

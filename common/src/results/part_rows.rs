@@ -162,6 +162,7 @@ mod tests {
     fn footer(rows: &[ResultRow]) -> PartFooter {
         let empty = PartFooter {
             job: "j-1".parse().unwrap(),
+            created_unix_ms: Some(7),
             batch: BatchNumber(42),
             rows: 0,
             failures: 0,

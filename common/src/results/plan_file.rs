@@ -132,6 +132,11 @@ impl PlanFileFooter {
         (self.first_batch.0..).map(BatchNumber).zip(sizes)
     }
 
+    /// The same, run by run: (images, batches in a row that have as many).
+    pub fn runs(&self) -> &[(u64, u64)] {
+        &self.runs
+    }
+
     fn of(entries: &FooterEntries) -> Result<Self, FooterError> {
         let footer = Self {
             first_batch: BatchNumber(entries.value("trawl.first_batch")?),

@@ -11,6 +11,7 @@
 mod errors;
 
 use super::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError, retry::RetryingStorage};
+use crate::telemetry::Redacted;
 use async_trait::async_trait;
 use aws_config::{
     environment::EnvironmentVariableRegionProvider, meta::region::RegionProviderChain,
@@ -81,7 +82,7 @@ pub struct S3Config {
 impl fmt::Debug for S3Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3Config")
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &Redacted(&self.endpoint))
             .field("region", &self.region)
             .finish_non_exhaustive()
     }

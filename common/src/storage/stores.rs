@@ -34,6 +34,12 @@ impl Stores {
         Arc::new(Self { open, buckets_in_memory: true })
     }
 
+    /// For tests: another store in the place of a bucket's, such as one that fails.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn replace(&self, bucket: &str, store: Arc<dyn Storage>) {
+        self.open.lock().expect("no panic while the map is held").insert(bucket.to_owned(), store);
+    }
+
     /// The store that holds `location`; its key is [`Location::key`]. No request is made.
     pub async fn open(&self, location: &Location) -> Arc<dyn Storage> {
         let name = match location {

@@ -8,7 +8,7 @@ use std::path::Path;
 use trawl_common::bundle::{Interpolation, ResizeMode};
 
 /// Far below what any of the lying headers asks for, far above what the small fixtures need.
-const LIMITS: Limits = Limits { max_pixels: 1_000_000, max_side: 20_000 };
+const LIMITS: Limits = Limits { max_pixels: 1_000_000, max_side: 20_000, max_frames: 100 };
 
 fn recipe(truncated: Truncated) -> Recipe {
     let input = InputSpec {

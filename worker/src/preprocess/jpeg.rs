@@ -59,6 +59,14 @@ pub(super) fn decode(
     let header = jpeg_markers::read(bytes)?;
     let Header { width, height, .. } = header;
     recipe.limits.check(width, height)?;
+    if header.many_scans {
+        let scans = jpeg_markers::scans(bytes, MAX_SCANS as u32);
+        if scans > MAX_SCANS as u32 {
+            let message = format!("the JPEG has more than {MAX_SCANS} scans");
+            return Err(ImageError::new(ErrorCode::Corrupt, message).sized(width, height));
+        }
+        recipe.limits.check_scans(width, height, scans)?;
+    }
     let orientation = asked_orientation(recipe, header.exif);
     let denominator = match recipe.decode {
         Decode::Exact => 1,

@@ -17,6 +17,8 @@ pub(super) struct Header<'a> {
     pub components: u8,
     /// Lossless coding: cannot be decoded at a smaller scale.
     pub lossless: bool,
+    /// More scans than one may follow: progressive, or a first scan without all components.
+    pub many_scans: bool,
     /// The first EXIF block, after its `Exif\0\0` mark.
     pub exif: Option<&'a [u8]>,
 }
@@ -57,12 +59,37 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, ImageError> {
             0xda => {
                 let message = "the JPEG has a scan and no frame header";
                 let header = frame.ok_or_else(|| ImageError::new(ErrorCode::Corrupt, message))?;
-                return Ok(Header { exif, ..header });
+                let partial = segment.first().is_some_and(|&count| count < header.components);
+                return Ok(Header { exif, many_scans: header.many_scans || partial, ..header });
             }
             _ => {}
         }
         at += 1 + length;
     }
+}
+
+/// The scans of the file, up to one more than `most`; nothing is decoded.
+pub(super) fn scans(bytes: &[u8], most: u32) -> u32 {
+    let (mut at, mut scans) = (2, 0);
+    while let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xff)) {
+        at += found;
+        let segment = match bytes.get(at + 1) {
+            None | Some(0xd9) => break,
+            Some(0xff) => 1,
+            // Stuffed bytes, restarts and other markers without a length.
+            Some(0x00 | 0x01 | 0xd0..=0xd8) => 2,
+            Some(marker) => {
+                scans += u32::from(*marker == 0xda);
+                let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { break };
+                2 + usize::from(u16::from_be_bytes([high, low])).max(2)
+            }
+        };
+        if scans > most {
+            break;
+        }
+        at += segment;
+    }
+    scans
 }
 
 /// Where the last segment begins (at its 0xff), if the file ends within it; between scans too.
@@ -109,7 +136,9 @@ fn frame_header(marker: u8, segment: &[u8]) -> Result<Header<'static>, ImageErro
     if matches!(marker, 0xc5..=0xc7 | 0xcd..=0xcf | 0xde) {
         return refuse("hierarchical coding".to_owned());
     }
-    Ok(Header { width, height, components, lossless: matches!(marker, 0xc3 | 0xcb), exif: None })
+    let lossless = matches!(marker, 0xc3 | 0xcb);
+    let many_scans = matches!(marker, 0xc2 | 0xca);
+    Ok(Header { width, height, components, lossless, many_scans, exif: None })
 }
 
 fn cut(frame: Option<Header<'_>>) -> ImageError {
@@ -138,6 +167,22 @@ mod tests {
         for end in 3..SMALL.len() {
             assert_eq!(read(&SMALL[..end]).unwrap_err().code, ErrorCode::Truncated, "cut at {end}");
         }
+    }
+
+    #[test]
+    fn scans_are_counted_up_to_the_limit() {
+        assert_eq!(scans(SMALL, 500), 1);
+        let scan = [b"\xff\xda\0\x08\x01\x01\0\0\x3f\0".as_slice(), b"\x12\xff\0\x34"].concat();
+        let file = [SMALL, &scan.repeat(9)].concat();
+        assert_eq!((scans(&file, 500), scans(&file, 3)), (10, 4));
+        for end in 0..file.len() {
+            assert!(scans(&file[..end], 500) <= 10);
+        }
+        assert_eq!(
+            scans(&[SMALL, b"\xff\xd9", &scan].concat(), 500),
+            1,
+            "what follows the end does not count"
+        );
     }
 
     #[test]

@@ -17,7 +17,10 @@
 //! # Where we differ, and why
 //! * A JPEG whose data is complete but for its end marker is `truncated`. Pillow refuses it too, but for a
 //!   few in a hundred whose last bits happen to suffice.
-//! * A progressive JPEG of more than 500 scans is refused: it is a bomb for CPU time, which Pillow accepts.
+//! * A JPEG of more than 500 scans is refused, and a large one of fewer (its pixels times its scans may be 32
+//!   times `--max-pixels`): it is a bomb for CPU time, which Pillow accepts.
+//! * An animation or a TIFF of more than `--max-frames` frames or pages, a TIFF whose directories form a loop,
+//!   and one of whose tags has half a million values are refused; Pillow reads their first image.
 //! * `P` PNGs without a palette, PNGs whose chunks are out of order, and TIFFs in palette, CMYK, YCbCr,
 //!   float or 1-bit modes are refused; Pillow reads most of them.
 //! * What is not looked at cannot be refused: the alpha of a still WebP, the later frames of an animation, a
@@ -31,6 +34,7 @@
 
 mod bmp;
 mod color;
+mod frames;
 mod geometry;
 mod gif;
 mod jpeg;
@@ -46,7 +50,7 @@ mod webp;
 #[cfg(test)]
 mod hostile;
 
-pub use limits::{DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits};
+pub use limits::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits};
 
 use color::Rgb;
 use geometry::Plan;
@@ -168,8 +172,8 @@ struct Decoded {
 /// allows (1 to 8192), as every recipe from a bundle is.
 ///
 /// # Errors
-/// [`ImageError`] with `Empty`, `NotAnImage`, `Unsupported`, `TooManyPixels` (before memory is taken for
-/// pixels), `Truncated`, `Corrupt` or `DecoderPanic`. Never panics itself.
+/// [`ImageError`] with `Empty`, `NotAnImage`, `Unsupported`, `TooManyPixels` or `TooManyFrames` (before
+/// memory is taken for pixels), `Truncated`, `Corrupt` or `DecoderPanic`. Never panics itself.
 pub fn prepare(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Prepared, ImageError> {
     // A panic leaves at worst half-written buffers behind, and no result depends on their content.
     let outcome = catch_unwind(AssertUnwindSafe(|| prepare_unguarded(bytes, recipe, scratch)));
@@ -193,7 +197,9 @@ fn prepare_unguarded(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Re
 
 fn decode(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Decoded, ImageError> {
     let Scratch { decoded, raw, .. } = scratch;
-    match sniff::sniff(bytes)? {
+    let format = sniff::sniff(bytes)?;
+    frames::check(format, bytes, &recipe.limits)?;
+    match format {
         Format::Jpeg => jpeg::decode(bytes, recipe, decoded, raw),
         Format::Png => png::decode(bytes, recipe, decoded, raw),
         Format::WebP => webp::decode(bytes, recipe, decoded, raw),

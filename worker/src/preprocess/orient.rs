@@ -56,30 +56,55 @@ pub(super) fn from_exif(exif: &[u8]) -> Orientation {
 
 /// The first number of a tag in the first directory of a TIFF structure.
 pub(super) fn tag_value(tiff: &[u8], tag: u16) -> Option<u32> {
-    let big_endian = match tiff.get(..4)? {
-        [b'I', b'I', 42, 0] => false,
-        [b'M', b'M', 0, 42] => true,
-        _ => return None,
-    };
-    let u16_at = |at: usize| {
-        let bytes = tiff.get(at..at.checked_add(2)?)?.try_into().ok()?;
-        Some(if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
-    };
-    let u32_at = |at: usize| {
-        let bytes = tiff.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        Some(if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
-    };
-    let directory = u32_at(4)? as usize;
-    let entries = usize::from(u16_at(directory)?);
-    let entry = (0..entries)
-        .map_while(|index| directory.checked_add(2 + index * 12))
-        .find(|&at| u16_at(at) == Some(tag))?;
+    let tiff = Tiff::of(tiff)?;
+    let entry = tiff.entries(tag).next()?;
     // BYTE, SHORT and LONG all occur in the wild.
-    match u16_at(entry + 2)? {
-        1 => tiff.get(entry + 8).map(|&value| u32::from(value)),
-        3 => u16_at(entry + 8).map(u32::from),
-        4 => u32_at(entry + 8),
+    match tiff.u16_at(entry + 2)? {
+        1 => tiff.bytes.get(entry + 8).map(|&value| u32::from(value)),
+        3 => tiff.u16_at(entry + 8).map(u32::from),
+        4 => tiff.u32_at(entry + 8),
         _ => None,
+    }
+}
+
+/// How many values a tag in the first directory claims; the most, if it is there more than once.
+pub(super) fn tag_count(tiff: &[u8], tag: u16) -> Option<u32> {
+    let tiff = Tiff::of(tiff)?;
+    tiff.entries(tag).filter_map(|entry| tiff.u32_at(entry + 4)).max()
+}
+
+/// A TIFF structure, which may be broken in every way.
+struct Tiff<'a> {
+    bytes: &'a [u8],
+    big_endian: bool,
+}
+
+impl<'a> Tiff<'a> {
+    fn of(bytes: &'a [u8]) -> Option<Self> {
+        match bytes.get(..4)? {
+            [b'I', b'I', 42, 0] => Some(Self { bytes, big_endian: false }),
+            [b'M', b'M', 0, 42] => Some(Self { bytes, big_endian: true }),
+            _ => None,
+        }
+    }
+
+    fn u16_at(&self, at: usize) -> Option<u16> {
+        let bytes = self.bytes.get(at..at.checked_add(2)?)?.try_into().ok()?;
+        Some(if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+    }
+
+    fn u32_at(&self, at: usize) -> Option<u32> {
+        let bytes = self.bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
+        Some(if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+    }
+
+    /// Where the entries of a tag in the first directory begin.
+    fn entries(&self, tag: u16) -> impl Iterator<Item = usize> {
+        let directory = self.u32_at(4).map_or(usize::MAX, |at| at as usize);
+        let entries = self.u16_at(directory).map_or(0, usize::from);
+        (0..entries)
+            .map_while(move |index| directory.checked_add(2 + index * 12))
+            .filter(move |&at| self.u16_at(at) == Some(tag))
     }
 }
 

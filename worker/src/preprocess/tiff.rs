@@ -23,12 +23,24 @@ const COMPRESSION_OLD_JPEG: u32 = 6;
 const COMPRESSION_JPEG: u32 = 7;
 const EXTRA_PREMULTIPLIED_ALPHA: u32 = 1;
 
+/// Tags whose values the crate reads, all of them into memory, whatever it needs of them.
+const READ_TAGS: &[u16] =
+    &[256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, 530];
+
+/// Values of one such tag; an image of the largest allowed size has far fewer strips or tiles. The crate takes
+/// some 40 bytes for each.
+const MAX_TAG_VALUES: u32 = 1 << 19;
+
 pub(super) fn decode(
     bytes: &[u8],
     recipe: &Recipe,
     rgb: &mut Rgb,
     raw: &mut Vec<u8>,
 ) -> Result<Decoded, ImageError> {
+    if let Some(tag) = READ_TAGS.iter().find(|&&tag| orient::tag_count(bytes, tag) > Some(MAX_TAG_VALUES)) {
+        let message = format!("the TIFF's tag {tag} has more than {MAX_TAG_VALUES} values");
+        return Err(ImageError::new(ErrorCode::Corrupt, message));
+    }
     let mut decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|error| bmp::sort(&error))?;
     let (width, height) = decoder.dimensions();
     recipe.limits.check(width, height)?;

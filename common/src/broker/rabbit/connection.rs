@@ -3,12 +3,15 @@
 //! Every connection of the seam (one for publishing, one for each consumer) is made here, in bounded time.
 //! Errors name host and port; the URL with its password must never get into a text.
 
-use crate::broker::BrokerError;
+use crate::{
+    broker::BrokerError,
+    tls::{self, TlsFiles},
+};
 use lapin::{
     Connection, ConnectionProperties, ErrorKind,
     protocol::AMQPErrorKind,
-    tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig},
-    uri::AMQPUri,
+    tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedIdentity, OwnedTLSConfig, RustlsConnector},
+    uri::{AMQPScheme, AMQPUri},
 };
 use std::{
     future::Future,
@@ -49,6 +52,7 @@ pub(super) struct Endpoint {
     uri: AMQPUri,
     address: String,
     limit: Duration,
+    tls: TlsFiles,
 }
 
 impl Endpoint {
@@ -66,7 +70,9 @@ impl Endpoint {
                 "there is an `@` or `#` after the host: write those in user and password as %40 and %23, `/` as %2F",
             ));
         }
-        let mut uri: AMQPUri = url.parse().map_err(BrokerError::BadUrl)?;
+        // What follows the parser's colon is a piece of the URL.
+        let mut uri: AMQPUri =
+            url.parse().map_err(|reason: String| bad(reason.split(':').next().unwrap_or_default()))?;
         // The parser takes an IPv6 host for none at all and puts localhost in its place.
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
         if let Some((ipv6, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
@@ -81,7 +87,12 @@ impl Endpoint {
             host if host.contains(':') => format!("[{host}]:{}", uri.authority.port),
             host => format!("{host}:{}", uri.authority.port),
         };
-        Ok(Self { uri, address, limit })
+        Ok(Self { uri, address, limit, tls: TlsFiles::default() })
+    }
+
+    /// The same endpoint, with whom to trust there.
+    pub(super) fn over(self, tls: TlsFiles) -> Self {
+        Self { tls, ..self }
     }
 
     /// Makes a connection; `purpose` is what the broker shows as its name. Dropping the future closes it.
@@ -91,14 +102,21 @@ impl Endpoint {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let mut guard = HandshakeGuard::default();
         let (slot, limit) = (guard.slot.clone(), self.limit);
+        let (own_ca, system) = self.security()?;
         let connecting = Connection::connector(
             self.uri.clone(),
             runtime,
             async move |uri: AMQPUri, runtime| {
-                let tls = OwnedTLSConfig::default();
-                let connecting = uri.connect_with_config_async(tls.as_ref(), &runtime);
+                let opening = async {
+                    let Some(connector) = &own_ca else {
+                        return uri.connect_with_config_async(system.as_ref(), &runtime).await;
+                    };
+                    let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri.clone() };
+                    let stream = plain.connect_with_config_async(system.as_ref(), &runtime).await?;
+                    stream.into_rustls(connector, &uri.authority.host).await
+                };
                 // Without a limit here the thread outlives us by the minutes that TCP tries a silent address.
-                let stream = match timeout(limit, connecting).await {
+                let stream = match timeout(limit, opening).await {
                     Ok(stream) => stream?,
                     Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
                 };
@@ -119,6 +137,19 @@ impl Endpoint {
         };
         guard.done = true;
         Ok(connection)
+    }
+
+    /// How TLS is done. With a CA of its own by a connector of ours, since the system's certificates must then
+    /// count for nothing, and need not be there; else by the client library.
+    fn security(&self) -> Result<(Option<RustlsConnector>, OwnedTLSConfig), BrokerError> {
+        let identity = self.tls.identity();
+        let identity = identity.map(|(pem, key)| OwnedIdentity::PKCS8 { pem: pem.into(), key: key.into() });
+        let system = OwnedTLSConfig { identity, cert_chain: None };
+        let own_ca = self.tls.private_ca().filter(|_| matches!(self.uri.scheme, AMQPScheme::AMQPS));
+        match own_ca.transpose() {
+            Ok(config) => Ok((config.map(RustlsConnector::from), system)),
+            Err(reason) => Err(BrokerError::BadUrl(reason)),
+        }
     }
 
     /// Waits for an answer of the broker's, in bounded time.
@@ -161,7 +192,7 @@ impl Endpoint {
 
     /// What an error of the client library means for the caller.
     pub(super) fn error(&self, error: &lapin::Error) -> BrokerError {
-        let reason = words(error);
+        let reason = tls::with_remedy(words(error));
         let refused = match error.kind() {
             ErrorKind::AuthProviderError(_) => true,
             // A vhost that is still starting is refused with the same code.
@@ -330,6 +361,8 @@ mod tests {
             "amqp://user:1?hunter2@h",
             "amqp://user:hunter2@h:port",
             "amqp://user:hunter2@h?heartbeat=often",
+            "amqp://user:x@h?heartbeat=hunter2",
+            "amqp://user:x@h?auth_mechanism=hunter2",
         ] {
             let text = bad(url);
             assert!(!text.contains("hunter2"), "{text}");

@@ -15,7 +15,7 @@ use super::{
     Broker, BrokerError, Consumer, DeadLetter, Judge, Publication, QueueDepth, Verdict,
     topology::{self, RetryPolicy},
 };
-use crate::job::QueueName;
+use crate::{job::QueueName, tls::TlsFiles};
 use async_trait::async_trait;
 use connection::Endpoint;
 use consumer::Subscription;
@@ -49,7 +49,15 @@ impl RabbitBroker {
     /// # Errors
     /// As [`RabbitBroker::connect`].
     pub async fn connect_with(url: &str, policy: RetryPolicy) -> Result<Self, BrokerError> {
-        let endpoint = Arc::new(Endpoint::parse(url)?);
+        Self::connect_over(url, policy, TlsFiles::default()).await
+    }
+
+    /// The same with a private CA or a client certificate, which count for `amqps://` only.
+    ///
+    /// # Errors
+    /// As [`RabbitBroker::connect`].
+    pub async fn connect_over(url: &str, policy: RetryPolicy, tls: TlsFiles) -> Result<Self, BrokerError> {
+        let endpoint = Arc::new(Endpoint::parse(url)?.over(tls));
         let connection = endpoint.connect("publisher").await?;
         let publisher = Arc::new(Publisher::new(endpoint.clone(), connection));
         Ok(Self { endpoint, publisher, policy, worker: None })

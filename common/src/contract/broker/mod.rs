@@ -7,7 +7,7 @@
 mod management;
 mod rabbit;
 
-pub use rabbit::{crash_is_survived, rabbit_only};
+pub use rabbit::{a_timed_out_delivery_comes_again, crash_is_survived, rabbit_only};
 
 use crate::{
     broker::{

@@ -37,6 +37,7 @@ pub async fn rabbit_only(amqp_url: &str, management_url: &str) {
     lost_publisher_is_made_again(&broker, &management).await;
     deleted_queue_is_declared_again(&broker, &management).await;
     closed_while_away(&broker, &management).await;
+    full_queues_lose_nothing(&broker, &management).await;
 }
 
 async fn until_closed(management: &Management, part: &str) {
@@ -177,6 +178,60 @@ async fn deleted_queue_is_declared_again(broker: &RabbitBroker, management: &Man
     ack(next(&mut consumer).await).await;
 }
 
+/// A queue that takes no more says so, and what should have gone there stays where it was.
+async fn full_queues_lose_nothing(broker: &RabbitBroker, management: &Management) {
+    let (full, source) = (fresh_queue("full"), fresh_queue("source"));
+    let policy = json!({
+        "pattern": format!("^({}|{})$", topology::work_queue(&full).replace('.', "\\."), topology::DEAD.replace('.', "\\.")),
+        "definition": {"max-length": 1}, "apply-to": "queues", "priority": 1
+    });
+    broker.ensure_queue(&full).await.expect("ensure_queue");
+    management.ask("DELETE", "queues/%2f/trawl.dead/contents", None).await;
+    management.ask("PUT", "policies/%2f/trawl-contract-full", Some(&policy)).await;
+    // The limit is a soft one, and in force a moment after the policy.
+    let refused = until_refused(broker, &full).await;
+    assert!(matches!(refused, BrokerError::Unconfirmed { .. }) && refused.is_transient(), "{refused:?}");
+    let mut consumer = subscribe(broker, &source, 1).await;
+    publish(broker, &source, "junk").await;
+    let mut kept = 0;
+    let deadline = Instant::now() + SHOWN;
+    loop {
+        let delivery = next(&mut consumer).await;
+        let bury = Disposition::DeadLetter { reason: "junk".into() };
+        match soon("an answer", delivery.settle(bury)).await {
+            // The first ones fit.
+            Ok(()) => publish(broker, &source, "junk").await,
+            Err(error) => {
+                assert!(error.is_transient(), "{error:?}");
+                kept += 1;
+                if kept == 1 {
+                    continue;
+                }
+                break;
+            }
+        }
+        assert!(Instant::now() < deadline, "the dead letters are never full");
+    }
+    management.ask("DELETE", "policies/%2f/trawl-contract-full", None).await;
+    // Back with its count: it came back unsettled, twice.
+    let delivery = next(&mut consumer).await;
+    assert_eq!((&delivery.body[..], delivery.deliveries), (&b"junk"[..], 2));
+    ack(delivery).await;
+    publish(broker, &full, "again").await;
+    management.ask("DELETE", "queues/%2f/trawl.dead/contents", None).await;
+}
+
+async fn until_refused(broker: &RabbitBroker, queue: &QueueName) -> BrokerError {
+    let deadline = Instant::now() + SHOWN;
+    loop {
+        if let Err(error) = soon("an answer", broker.publish(queue, Publication::new("x"))).await {
+            return error;
+        }
+        assert!(Instant::now() < deadline, "`{queue}` is never full");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A consumer can be closed while its connection is down.
 async fn closed_while_away(broker: &RabbitBroker, management: &Management) {
     let queue = fresh_queue("away");
@@ -187,6 +242,30 @@ async fn closed_while_away(broker: &RabbitBroker, management: &Management) {
     soon("the loss", attached.changed()).await.expect("a supervisor");
     soon("cancel", consumer.cancel()).await.expect("cancel");
     assert!(matches!(soon("the end", consumer.next()).await, Err(BrokerError::Closed)));
+}
+
+/// A delivery that is held for longer than the broker's patience costs its channel, and nothing else: the message
+/// comes again, the late ack is known to be late, and the subscription stands anew. `make_impatient` sets the
+/// broker's `consumer_timeout` to some seconds; the broker looks once a minute.
+///
+/// # Panics
+/// Where the contract is broken.
+pub async fn a_timed_out_delivery_comes_again(amqp_url: &str, make_impatient: impl FnOnce()) {
+    tokio::task::block_in_place(make_impatient);
+    let broker = RabbitBroker::connect_with(amqp_url, POLICY).await.expect("a connection");
+    let queue = fresh_queue("patience");
+    let mut consumer = subscribe(&broker, &queue, 1).await;
+    publish(&broker, &queue, "a").await;
+    let held = next(&mut consumer).await;
+    let again = tokio::time::timeout(Duration::from_secs(150), consumer.next()).await;
+    let again = again.expect("the broker loses patience").expect("a delivery");
+    assert_eq!((&again.body[..], again.deliveries, again.redelivered), (&b"a"[..], 1, true));
+    let told = soon("an answer", held.settle(Disposition::Ack)).await;
+    assert!(matches!(told, Err(BrokerError::Stale)), "{told:?}");
+    ack(again).await;
+    publish(&broker, &queue, "b").await;
+    ack(next(&mut consumer).await).await;
+    until_ready(&broker, &queue, 0, false).await;
 }
 
 /// The broker dies and comes back with its data: what was confirmed is there, what was held comes again, and

@@ -22,12 +22,17 @@ if not complete then
     return {-1, 0}
   end
 end
-redis.call('ZREM', KEYS[5], ARGV[1])
-redis.call('HDEL', KEYS[6], ARGV[1])
+local function end_claim()
+  redis.call('ZREM', KEYS[5], ARGV[1])
+  redis.call('HDEL', KEYS[6], ARGV[1])
+end
 if complete then
+  end_claim()
   return {0, 1}
 end
+-- The first write, because a full server refuses only that one: it takes all of a completion or nothing.
 local first = redis.call('SETBIT', KEYS[2], ARGV[1], 1) == 0
+end_claim()
 if first then
   local images = tonumber(ARGV[2]) + tonumber(ARGV[3])
   redis.call('HINCRBY', meta, 'done', 1)

@@ -5,6 +5,10 @@ local had = redis.call('HGET', KEYS[1], 'created')
 if had and had ~= ARGV[3] then
   redis.call('DEL', unpack(KEYS))
 end
+-- Bits and codes without the hash that counts them are what an eviction left over: they would hide batches from it.
+if not redis.call('HGET', KEYS[1], 'open') then
+  redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+end
 -- `open` is what makes a job known: what is planned may be here before it, when the ledger was wiped under a submit.
 redis.call('HSETNX', KEYS[1], 'out', ARGV[1])
 redis.call('HSETNX', KEYS[1], 'queue', ARGV[2])

@@ -32,7 +32,17 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
         }
         next = error.source();
     }
-    texts.join(": ").chars().take(MAX_REASON_CHARS).collect()
+    without_credentials(&texts.join(": ")).chars().take(MAX_REASON_CHARS).collect()
+}
+
+/// The text without the user, password and query of a URL in it: the SDK repeats an endpoint that it cannot use.
+/// What is doubtful loses more rather than less.
+fn without_credentials(text: &str) -> String {
+    let Some((before, url)) = text.split_once("://") else { return text.to_owned() };
+    let url = url.rsplit_once('@').map_or(url, |(_, host)| host);
+    let query = url.find(['?', '#']).unwrap_or(url.len());
+    let after = url[query..].rfind(['`', '"']).map_or("", |at| &url[query + at..]);
+    format!("{before}://{}{after}", &url[..query])
 }
 
 impl S3Bucket {
@@ -169,6 +179,20 @@ fn about_credentials(error: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_is_named_without_its_secrets() {
+        let text =
+            |url: &str| without_credentials(&format!("other: Custom endpoint `{url}` was not a valid URI"));
+        for url in
+            ["http://u:can@ary@h:1/p?x=canary", "http://u:can ary@h:1/p#canary", "http://h:1/p?a b=canary`c"]
+        {
+            let shown = text(url);
+            assert!(!shown.contains("ary"), "{shown}");
+            assert!(shown.contains("://h:1/p`") && shown.ends_with("was not a valid URI"), "{shown}");
+        }
+        assert_eq!(without_credentials("connection refused"), "connection refused");
+    }
     use crate::retry::RetryPolicy;
     use crate::storage::Storage;
     use crate::storage::s3::{S3Config, S3Storage};

@@ -1,0 +1,300 @@
+//! The ledger in Redis: one bit a batch, counters moved by Lua, so that a batch counts once.
+//!
+//! The keys of a job, all in one hash slot: `trawl:{JOB}:meta` (hash), `trawl:{JOB}:done` (bitmap by batch
+//! number), `trawl:{JOB}:errors` (hash by code), `trawl:{JOB}:rate` (hash by time), `trawl:{JOB}:claims` (sorted set
+//! by age) and `trawl:{JOB}:claimers` (hash of workers), the last two as large as what is in work; besides them the
+//! index `trawl:jobs` (sorted set by time of submission). Every command may be sent twice without harm, so a lost
+//! connection is bridged by [`RetryPolicy::LEDGER`](crate::retry::RetryPolicy::LEDGER). No command waits without a bound, and the password must
+//! never reach an error.
+
+mod connection;
+mod keys;
+
+use super::{
+    BatchOutcome, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress, memory::check_batch,
+};
+use crate::{batch::BatchNumber, job::JobId};
+use async_trait::async_trait;
+use connection::Connection;
+pub use connection::EvictionPolicy;
+use futures::{StreamExt, TryStreamExt, stream};
+use keys::{Keys, Stored, parse_counters, parse_state};
+use redis::{Client, FromRedisValue, RedisResult, Script, aio::ConnectionManager};
+use std::{
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+/// Jobs whose progress is asked for at a time.
+const JOBS_IN_FLIGHT: usize = 16;
+
+/// The index of all jobs.
+const INDEX: &str = "trawl:jobs";
+
+static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/open.lua")));
+static PLANNED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/planned.lua")));
+static COMPLETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/complete.lua")));
+static FINALIZED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/finalized.lua")));
+static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/claim.lua")));
+static CLAIMS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/claims.lua")));
+static CANCEL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/cancel.lua")));
+static PROGRESS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/progress.lua")));
+
+/// A connection to the ledger; clones share it.
+#[derive(Clone)]
+pub struct RedisLedger {
+    client: Client,
+    address: Arc<str>,
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl RedisLedger {
+    async fn plan(
+        &self,
+        job: &JobId,
+        batches: u64,
+        images: u64,
+        at_its_end: bool,
+    ) -> Result<bool, LedgerError> {
+        let keys = Keys::of(job);
+        self.run(|mut link| {
+            let mut call = PLANNED.key(&keys.meta);
+            call.arg(batches).arg(images).arg(u8::from(at_its_end));
+            async move { call.invoke_async(&mut link).await }
+        })
+        .await
+    }
+
+    /// Claims a batch, or takes a claim over that is `older_than_ms` old; -1 minds no earlier claim.
+    async fn stake(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        worker: &str,
+        older_than_ms: i64,
+    ) -> Result<bool, LedgerError> {
+        check_batch(&self.address, batch)?;
+        let keys = Keys::of(job);
+        self.run(|mut link| {
+            let mut call = CLAIM.key(&keys.meta);
+            call.key(&keys.done).key(&keys.claims).key(&keys.claimers);
+            call.arg(batch.0).arg(worker).arg(older_than_ms);
+            async move { call.invoke_async(&mut link).await }
+        })
+        .await
+    }
+}
+
+/// A command with answer type, built anew for each attempt.
+async fn query<T: FromRedisValue>(mut link: ConnectionManager, command: redis::Cmd) -> RedisResult<T> {
+    command.query_async(&mut link).await
+}
+
+#[async_trait]
+impl Ledger for RedisLedger {
+    async fn open(&self, record: &JobRecord) -> Result<(), LedgerError> {
+        let keys = Keys::of(&record.job);
+        self.run(|mut link| {
+            let mut call = OPEN.key(&keys.meta);
+            call.key(&keys.done).key(&keys.errors).key(&keys.rate).key(&keys.claims).key(&keys.claimers);
+            call.arg(&record.out).arg(&record.queue).arg(record.created_unix_ms);
+            async move { call.invoke_async::<u8>(&mut link).await }
+        })
+        .await?;
+        // In another slot than the job, so not in the script. A crash between the two costs a line in
+        // `jobs` until the job is opened again.
+        self.run(|link| {
+            let mut add = redis::cmd("ZADD");
+            add.arg(INDEX).arg("NX").arg(record.created_unix_ms).arg(record.job.as_str());
+            query::<u64>(link, add)
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn planned(&self, job: &JobId, batches: u64, images: u64) -> Result<(), LedgerError> {
+        self.plan(job, batches, images, false).await.map(drop)
+    }
+
+    async fn plan_complete(&self, job: &JobId, batches: u64, images: u64) -> Result<bool, LedgerError> {
+        self.plan(job, batches, images, true).await
+    }
+
+    async fn is_done(&self, job: &JobId, batch: BatchNumber) -> Result<bool, LedgerError> {
+        check_batch(&self.address, batch)?;
+        let keys = Keys::of(job);
+        self.run(|link| {
+            let mut get = redis::cmd("GETBIT");
+            get.arg(&keys.done).arg(batch.0);
+            query(link, get)
+        })
+        .await
+    }
+
+    async fn complete(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        outcome: &BatchOutcome,
+    ) -> Result<Option<Completion>, LedgerError> {
+        check_batch(&self.address, batch)?;
+        let keys = Keys::of(job);
+        let (first, job_done) = self
+            .run(|mut link| {
+                let mut call = COMPLETE.key(&keys.meta);
+                call.key(&keys.done).key(&keys.errors).key(&keys.rate).key(&keys.claims).key(&keys.claimers);
+                call.arg(batch.0).arg(outcome.images_ok).arg(outcome.images_failed);
+                for (code, n) in &outcome.errors {
+                    call.arg(code.as_str()).arg(n);
+                }
+                async move { call.invoke_async::<(i64, bool)>(&mut link).await }
+            })
+            .await?;
+        Ok((first >= 0).then_some(Completion { first: first == 1, job_done }))
+    }
+
+    async fn finalized(
+        &self,
+        record: &JobRecord,
+        batches: u64,
+        totals: &BatchOutcome,
+    ) -> Result<(), LedgerError> {
+        self.open(record).await?;
+        let keys = Keys::of(&record.job);
+        self.run(|mut link| {
+            let mut call = FINALIZED.key(&keys.meta);
+            call.key(&keys.errors).key(&keys.claims).key(&keys.claimers);
+            call.arg(batches).arg(totals.images_ok).arg(totals.images_failed);
+            for (code, n) in &totals.errors {
+                call.arg(code.as_str()).arg(n);
+            }
+            async move { call.invoke_async::<u8>(&mut link).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn forget(&self, job: &JobId) -> Result<(), LedgerError> {
+        let Keys { meta, done, errors, rate, claims, claimers } = Keys::of(job);
+        self.run(|link| {
+            let mut del = redis::cmd("DEL");
+            del.arg(&[&meta, &done, &errors, &rate, &claims, &claimers]);
+            query::<u64>(link, del)
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn claim(&self, job: &JobId, batch: BatchNumber, worker: &str) -> Result<(), LedgerError> {
+        self.stake(job, batch, worker, -1).await.map(drop)
+    }
+
+    async fn release(&self, job: &JobId, batch: BatchNumber) -> Result<(), LedgerError> {
+        let keys = Keys::of(job);
+        self.run(|mut link| {
+            let mut both = redis::pipe();
+            both.atomic().zrem(&keys.claims, batch.0).ignore().hdel(&keys.claimers, batch.0).ignore();
+            async move { both.query_async::<()>(&mut link).await }
+        })
+        .await
+    }
+
+    async fn claims(&self, job: &JobId, limit: usize) -> Result<Vec<Claim>, LedgerError> {
+        let keys = Keys::of(job);
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let found: Vec<(u64, u64, String)> = self
+            .run(|mut link| {
+                let mut call = CLAIMS.key(&keys.claims);
+                call.key(&keys.claimers).arg(limit);
+                async move { call.invoke_async(&mut link).await }
+            })
+            .await?;
+        let claim = |(batch, age_ms, worker)| Claim { batch: BatchNumber(batch), worker, age_ms };
+        Ok(found.into_iter().map(claim).collect())
+    }
+
+    async fn reclaim(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        worker: &str,
+        older_than: Duration,
+    ) -> Result<bool, LedgerError> {
+        let older_than_ms = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
+        self.stake(job, batch, worker, older_than_ms).await
+    }
+
+    async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError> {
+        let keys = Keys::of(job);
+        self.run(|mut link| {
+            let call = CANCEL.key(&keys.meta);
+            async move { call.invoke_async(&mut link).await }
+        })
+        .await
+    }
+
+    async fn state(&self, job: &JobId) -> Result<Option<JobState>, LedgerError> {
+        let keys = Keys::of(job);
+        let (open, state): (Option<String>, Option<String>) = self
+            .run(|link| {
+                let mut get = redis::cmd("HMGET");
+                get.arg(&keys.meta).arg("open").arg("state");
+                query(link, get)
+            })
+            .await?;
+        if open.is_none() {
+            return Ok(None);
+        }
+        let text = state.unwrap_or_default();
+        parse_state(&text).map(Some).ok_or_else(|| self.other(format!("`{text}` is no state of a job")))
+    }
+
+    async fn progress(&self, job: &JobId) -> Result<Option<Progress>, LedgerError> {
+        let keys = Keys::of(job);
+        let stored: Stored = self
+            .run(|mut link| {
+                let mut call = PROGRESS.key(&keys.meta);
+                call.key(&keys.errors).key(&keys.rate);
+                async move { call.invoke_async(&mut link).await }
+            })
+            .await?;
+        match parse_counters(stored) {
+            None => Ok(None),
+            Some(Ok((counters, now_ms))) => Ok(Some(counters.into_progress(job.clone(), now_ms))),
+            Some(Err(reason)) => Err(self.other(reason)),
+        }
+    }
+
+    async fn jobs(&self, limit: usize) -> Result<Vec<Progress>, LedgerError> {
+        let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };
+        let names: Vec<String> = self
+            .run(|link| {
+                let mut range = redis::cmd("ZREVRANGE");
+                range.arg(INDEX).arg(0).arg(i64::try_from(last).unwrap_or(i64::MAX));
+                query(link, range)
+            })
+            .await?;
+        // A name that is none was not written by us.
+        let jobs: Vec<JobId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        stream::iter(jobs)
+            .map(|job| async move { self.progress(&job).await })
+            .buffered(JOBS_IN_FLIGHT)
+            .try_filter_map(|progress| std::future::ready(Ok(progress)))
+            .try_collect()
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn constants_of_the_scripts_are_those_of_the_ledger_in_memory() {
+        let script = include_str!("../scripts/complete.lua");
+        assert!(
+            script.contains(&format!("local BUCKET_SECONDS = {}\n", crate::ledger::memory::BUCKET_MS / 1000))
+        );
+        assert!(script.contains(&format!("local BUCKETS_KEPT = {}\n", crate::ledger::memory::BUCKETS_KEPT)));
+    }
+}

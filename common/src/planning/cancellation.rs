@@ -1,0 +1,48 @@
+//! The mark in an output that says its job was given up.
+//!
+//! The ledger is what workers ask before every batch; the mark is what a rebuild of a wiped ledger asks, so that a
+//! cancelled job stays cancelled. Written by `trawl cancel` after the ledger was told, removed by the next submission
+//! of the same work before the ledger is opened. It must never be taken for the end of a job: what is written stays.
+
+use crate::{
+    job::JobSpec,
+    results::OutputLayout,
+    storage::{Storage, StorageError},
+};
+use bytes::Bytes;
+
+/// Marks the job as given up; marking it again changes nothing but the time.
+///
+/// # Errors
+/// What the store gives.
+pub async fn mark(
+    store: &dyn Storage,
+    layout: &OutputLayout,
+    spec: &JobSpec,
+    now_unix_ms: u64,
+) -> Result<(), StorageError> {
+    let said = serde_json::json!({
+        "job": spec.job, "created_unix_ms": spec.created_unix_ms, "cancelled_unix_ms": now_unix_ms,
+    });
+    store.put(&layout.cancelled(), Bytes::from(format!("{said}\n"))).await
+}
+
+/// Whether the job is marked as given up.
+///
+/// # Errors
+/// What the store gives, other than that there is no mark.
+pub async fn is_marked(store: &dyn Storage, layout: &OutputLayout) -> Result<bool, StorageError> {
+    match store.head(&layout.cancelled()).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the mark; none is no error.
+///
+/// # Errors
+/// What the store gives.
+pub async fn unmark(store: &dyn Storage, layout: &OutputLayout) -> Result<(), StorageError> {
+    store.delete(&layout.cancelled()).await
+}
