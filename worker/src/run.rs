@@ -138,7 +138,8 @@ async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> R
     }
     let (opened, spec) = open_output(&spec, &stores).await?;
     if opened == Opened::Resumed {
-        begun.lock().expect("nobody else has it yet").extend(begun_batches(&spec, &stores).await?);
+        let found = begun_batches(&spec, &stores).await?;
+        begun.lock().expect("nobody else has it yet").extend(found);
         tracing::info!(job.id = %spec.job, "going on with the job that is in {}", spec.out);
     }
     let quiet = output == OutputFormat::Json;

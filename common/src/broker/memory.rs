@@ -152,7 +152,7 @@ impl Broker for MemoryBroker {
 
     async fn depth(&self, queue: &QueueName) -> Result<Option<QueueDepth>, BrokerError> {
         topology::check_name(queue)?;
-        Ok(self.shared.lock().queues.get_mut(queue).map(|queue| queue.depth()))
+        Ok(self.shared.lock().queues.get_mut(queue).map(queues::Queue::depth))
     }
 
     async fn dead_depth(&self) -> Result<u64, BrokerError> {
@@ -268,7 +268,7 @@ impl Settlement for MemorySettlement {
             let message = held.stored.renewed();
             match disposition {
                 Disposition::Ack => {}
-                Disposition::Requeue => state.requeue(held),
+                Disposition::Requeue => state.requeue(&held),
                 Disposition::Retry { reason } => {
                     let again = policy.next_attempt(message.attempt);
                     let again = again.map(|attempt| Stored::new(Publication { attempt, ..message }));

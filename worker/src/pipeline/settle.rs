@@ -34,6 +34,7 @@ const COMMIT: RetryPolicy = RetryPolicy {
 const REBUILDS: usize = 3;
 
 /// What became of a delivery's work.
+#[expect(clippy::large_enum_variant, reason = "there is one a batch, and it lives for moments")]
 pub enum Finished {
     /// Computed: put, complete, ack.
     Part {

@@ -190,7 +190,7 @@ impl State {
     }
 
     /// To the end of its queue, as a message that nobody has seen.
-    pub(super) fn requeue(&mut self, held: Unsettled) {
+    pub(super) fn requeue(&mut self, held: &Unsettled) {
         let stored = Stored::put_off(held.stored.renewed(), held.stored.deferrals);
         self.change(&held.subscriber.queue, |queue| queue.ready.push_back(stored));
     }
