@@ -43,6 +43,10 @@ impl Pipeline {
                 if let Err(error) = self.rebuild_ledger(&descriptor.job, &descriptor.out).await {
                     tracing::warn!(error = %describe(&error), "the ledger could not be rebuilt; going on without it");
                 }
+                // The output remembers what the ledger has forgotten.
+                if matches!(self.ledger.state(&descriptor.job).await, Ok(Some(JobState::Cancelled))) {
+                    return Ok(Intake::Cancelled);
+                }
                 true
             }
             Err(error) => {
