@@ -13,6 +13,7 @@ use crate::{
         pool::{PoolSettings, PoolThreads},
         solo::Room,
         start_pool,
+        tail::Stalled,
     },
 };
 use std::sync::Arc;
@@ -111,6 +112,7 @@ pub fn pipeline(
         finished: watch::Sender::new(0),
         room: Room::default(),
         reclaim_after: None,
+        stalled: Stalled::default(),
         begun: None,
         device_lost: CancellationToken::new(),
         #[cfg(any(test, feature = "testing"))]

@@ -36,6 +36,7 @@ use trawl_worker::{
         settle::SettleOrder,
         solo::Room,
         start_pool,
+        tail::Stalled,
     },
     preprocess::{self, Limits, Recipe, Scratch},
 };
@@ -162,6 +163,7 @@ impl Scene {
             finished: watch::Sender::new(0),
             room: Room::default(),
             reclaim_after: None,
+            stalled: Stalled::default(),
             begun: None,
             device_lost: CancellationToken::new(),
             order: SettleOrder::default(),

@@ -48,7 +48,7 @@ use trawl_common::{
     job::{JobId, QueueName},
     ledger::{JobRecord, Ledger},
     location::Location,
-    planning::rebuild::rebuild,
+    planning::rebuild::{Rebuilt, rebuild},
     results::row::ResultRow,
     shutdown::Shutdown,
     storage::Stores,
@@ -85,6 +85,8 @@ pub struct Pipeline {
     pub room: Room,
     /// When somebody else's batch may be taken; `None` leaves it to them.
     pub reclaim_after: Option<Duration>,
+    /// Jobs that idle looks found not to move.
+    pub stalled: tail::Stalled,
     /// Batches that were in work when an earlier process of this job ended without a word, by number; only an
     /// embedded run, which has no broker to count such ends, knows and marks them.
     pub begun: Option<Arc<Mutex<HashSet<u64>>>>,
@@ -143,6 +145,7 @@ impl Pipeline {
             finished: watch::Sender::new(0),
             room: self.room.clone(),
             reclaim_after: self.reclaim_after,
+            stalled: tail::Stalled::default(),
             begun: self.begun.clone(),
             device_lost: self.device_lost.clone(),
             #[cfg(any(test, feature = "testing"))]
@@ -178,7 +181,8 @@ impl Pipeline {
                     }
                     Err(error) => break Err(error),
                 },
-                _ = idle.tick(), if tasks.is_empty() && self.reclaim_after.is_some() => {
+                // An embedded run is alone: there is nobody to help, and its ledger is its own.
+                _ = idle.tick(), if tasks.is_empty() && self.begun.is_none() => {
                     let (pipeline, cut) = (self.clone(), cut.clone());
                     tasks.spawn(async move { pipeline.look_at_the_tail(cut).await });
                 }
@@ -294,14 +298,14 @@ impl Pipeline {
 
     /// Fills a ledger that has forgotten a job with what its output has. One at a time in this worker: whoever
     /// waited finds it filled, and fills it again for the price of a listing.
-    async fn rebuild_ledger(&self, job: &JobId, out: &str) -> Result<(), Failure> {
+    async fn rebuild_ledger(&self, job: &JobId, out: &str) -> Result<Rebuilt, Failure> {
         let (layout, spec) = self.jobs.spec(job, out).await?;
         let store = self.stores.open(layout.root()).await;
-        tracing::warn!(job.id = %job, "the ledger has forgotten a job; rebuilding it from {out}");
+        tracing::warn!(job.id = %job, "the ledger does not know all of a job; rebuilding it from {out}");
         let rebuilt = rebuild(&spec, &layout, &store, &*self.ledger).await;
         let rebuilt = rebuilt.map_err(|e| Failure::Output(describe(&e)))?;
         tracing::info!(job.id = %job, parts = rebuilt.parts, batches = rebuilt.batches_planned, "ledger rebuilt");
-        Ok(())
+        Ok(rebuilt)
     }
 
     fn next_attempt_id(&self) -> String {

@@ -165,7 +165,7 @@ impl Pipeline {
         let completion = self.complete(subject, &outcome).await?;
         trawl_common::failpoint::hit(trawl_common::failpoint::COMPLETE_AFTER).await;
         if completion.job_done {
-            self.ask_for_finish(subject).await?;
+            self.ask_for_finish(&subject.job, &subject.out).await?;
             trawl_common::failpoint::hit(trawl_common::failpoint::FINISH_PUBLISHED).await;
         }
         self.meters.stage(Stage::Commit, began.elapsed(), 1);
@@ -223,8 +223,9 @@ impl Pipeline {
         Err(LedgerError::Forgotten { job: subject.job.clone() }.into())
     }
 
-    async fn ask_for_finish(&self, subject: &Subject) -> Result<(), Failure> {
-        let request = FinalizeRequest { job: subject.job.clone(), out: subject.out.clone() };
+    /// Queues the request to compare parts and plan; more than one is harmless.
+    pub(super) async fn ask_for_finish(&self, job: &JobId, out: &str) -> Result<(), Failure> {
+        let request = FinalizeRequest { job: job.clone(), out: out.to_owned() };
         let message = Publication::new(Message::Finalize(request).to_json());
         let queue: &QueueName = &self.queue;
         self.broker.publish(queue, message).await.map_err(|e| Failure::Output(describe(&e)))

@@ -2,14 +2,21 @@
 //!
 //! Runs when the lane's queue is empty and nothing is in hand. The batch is computed beside its first owner, whose
 //! delivery stays where it is: the first put wins, and whoever is second finds the part. So this needs no lease
-//! and loses nothing if it is wrong about the other one. It must never take a batch that may kill its worker.
+//! and loses nothing if it is wrong about the other one. A job that nobody works on and that does not end is looked
+//! over: whoever rebuilt its ledger may have died half-way. It must never take a batch that may kill its worker.
 
 use super::{Pipeline, Sight, settle::Subject};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
     batch::BatchDescriptor,
     disposition::{Failure, describe},
+    job::JobId,
     ledger::{Claim, JobState, Progress},
     planning::plan_log::read_batch,
 };
@@ -23,12 +30,20 @@ const JOBS_LOOKED_AT: usize = 32;
 /// Claims that are looked through in each job, the oldest first.
 const CLAIMS_LOOKED_AT: usize = 4;
 
+/// A job without a message, a claim or a new part for so long is looked over. Far above the rest of a retry.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// Then not again for so long: a look is a listing of the output and the footers that are not counted.
+const LOOK_OVER_AGAIN: Duration = Duration::from_secs(600);
+
+/// Jobs that did not move, by id: how many batches were done, and when to look them over.
+pub type Stalled = Arc<Mutex<BTreeMap<JobId, (u64, Instant)>>>;
+
 impl Pipeline {
     /// Takes over the oldest claim of this lane, if one is old enough. Errors are for the next look.
     pub(super) async fn look_at_the_tail(&self, cut: CancellationToken) {
-        let Some(older_than) = self.reclaim_after else { return };
         let taking = async {
-            match self.stale_claim(older_than).await {
+            match self.stale_claim().await {
                 Ok(Some((job, claim))) => self.take_over(&job, &claim).await,
                 Ok(None) => {}
                 Err(error) => tracing::debug!(error = %describe(&*error), "the tail was not looked at"),
@@ -43,7 +58,6 @@ impl Pipeline {
 
     async fn stale_claim(
         &self,
-        older_than: Duration,
     ) -> Result<Option<(Progress, Claim)>, Box<dyn std::error::Error + Send + Sync>> {
         if self.broker.depth(&self.queue).await?.is_none_or(|depth| depth.ready > 0) {
             return Ok(None);
@@ -53,7 +67,12 @@ impl Pipeline {
             if !at_work || job.queue != self.queue.as_str() {
                 continue;
             }
-            for claim in self.ledger.claims(&job.job, CLAIMS_LOOKED_AT).await? {
+            let claims = self.ledger.claims(&job.job, CLAIMS_LOOKED_AT).await?;
+            if claims.is_empty() && self.has_stalled(&job) {
+                self.look_over(&job).await?;
+            }
+            let Some(older_than) = self.reclaim_after else { continue };
+            for claim in claims {
                 if Duration::from_millis(claim.age_ms) < older_than {
                     break;
                 }
@@ -63,6 +82,39 @@ impl Pipeline {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a job that nobody works on has not moved since an earlier look.
+    fn has_stalled(&self, job: &Progress) -> bool {
+        let now = Instant::now();
+        let mut stalled = self.stalled.lock().expect("no panic while the map is held");
+        if stalled.len() > JOBS_LOOKED_AT {
+            stalled.clear();
+        }
+        let (done, due) = stalled.entry(job.job.clone()).or_insert((job.batches_done, now + STALLED_AFTER));
+        if *done != job.batches_done {
+            (*done, *due) = (job.batches_done, now + STALLED_AFTER);
+        }
+        if now < *due {
+            return false;
+        }
+        *due = now + LOOK_OVER_AGAIN;
+        true
+    }
+
+    /// Counts what the output has, and asks for the finish if that is everything.
+    async fn look_over(&self, job: &Progress) -> Result<(), Failure> {
+        let rebuilt = self.rebuild_ledger(&job.job, &job.out).await?;
+        if rebuilt.job_done {
+            return self.ask_for_finish(&job.job, &job.out).await;
+        }
+        if rebuilt.parts < rebuilt.batches_planned {
+            tracing::warn!(
+                job.id = %job.job, missing = rebuilt.batches_planned - rebuilt.parts,
+                "batches of a job have no part, no message and no worker: `trawl repair {}` queues them", job.out
+            );
+        }
+        Ok(())
     }
 
     /// Computes and commits a batch without a delivery.

@@ -21,7 +21,6 @@ use std::{
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
-    batch::{BatchNumber, FinalizeRequest, Message},
     broker::{Broker, Publication, memory::MemoryBroker},
     bundle::BundleSpec,
     chance,
@@ -35,7 +34,6 @@ use trawl_common::{
     offload,
     planning::{
         PlanError,
-        rebuild::rebuild,
         submit::{Enlisting, PUBLISH_WINDOW, enlist, open_output},
     },
     results::OutputLayout,
@@ -62,11 +60,6 @@ const BUCKET: &str = "b";
 
 /// After the faults a job has this long to end: longer than every retry, rest and patience together.
 const ENDS_WITHIN: Duration = Duration::from_secs(3600);
-
-/// A job that is not done so long after the faults although every part is there gets what a person would do, a
-/// `trawl repair`. Known: a rebuild of a wiped ledger that is killed half-way leaves the job open and half counted,
-/// and nobody asks for the finish. The report names the seeds, and few may need it.
-const REPAIR_AFTER: Duration = Duration::from_secs(1800);
 
 /// What is broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,8 +98,6 @@ pub struct Fleet {
     workers: Mutex<Vec<Option<Arc<Process>>>>,
     producer: Mutex<Option<Arc<Line>>>,
     planned: AtomicBool,
-    /// Whether the job needed a person.
-    pub repaired: AtomicBool,
     pub violations: Mutex<Vec<String>>,
 }
 
@@ -159,7 +150,6 @@ impl Fleet {
             mutation,
             producer: Mutex::default(),
             planned: AtomicBool::new(false),
-            repaired: AtomicBool::new(false),
             violations: Mutex::default(),
         })
     }
@@ -182,33 +172,8 @@ impl Fleet {
             if planned && self.broker.is_idle() && self.bucket.head(&success).await.is_ok() {
                 return true;
             }
-            let late = until.duration_since(tokio::time::Instant::now()) < ENDS_WITHIN - REPAIR_AFTER;
-            if late && planned && self.broker.is_idle() && !self.repaired.load(Ordering::Relaxed) {
-                self.repair().await;
-            }
         }
         false
-    }
-
-    /// What `trawl repair` does, if no more than the ledger is in the way.
-    async fn repair(&self) {
-        let forgetful = ["ledger wiped", "ledger evicted"];
-        let forgot = self.world.chronicle.faults().keys().any(|kind| forgetful.contains(kind));
-        let mut parts = 0;
-        for batch in 0..self.photos.len().div_ceil(self.scenario.batch_size as usize) as u64 {
-            parts += u64::from(self.bucket.head(&self.layout().part(BatchNumber(batch))).await.is_ok());
-        }
-        if !forgot || parts * u64::from(self.scenario.batch_size) < self.photos.len() as u64 {
-            return;
-        }
-        self.repaired.store(true, Ordering::Relaxed);
-        self.world.chronicle.note("-", "a person repairs the ledger");
-        let rebuilt = rebuild(&self.spec, &self.layout(), &self.bucket, &*self.ledger).await;
-        if rebuilt.is_ok_and(|rebuilt| rebuilt.job_done) {
-            let request = FinalizeRequest { job: self.spec.job.clone(), out: self.spec.out.clone() };
-            let message = Publication::new(Message::Finalize(request).to_json());
-            self.broker.publish(&self.spec.queue, message).await.expect("the queue is there");
-        }
     }
 
     pub fn layout(&self) -> OutputLayout {
@@ -297,6 +262,7 @@ impl Fleet {
             order: if broken { SettleOrder::AckFirst } else { SettleOrder::AckLast },
             room: Room::default(),
             reclaim_after: self.scenario.reclaim_after,
+            stalled: trawl_worker::pipeline::tail::Stalled::default(),
             begun: None,
             device_lost: CancellationToken::new(),
         };

@@ -26,9 +26,6 @@ use std::sync::{
 /// Seeds of an ordinary `cargo test`.
 const FEW: u64 = 30;
 
-/// One seed in so many, and one more, may need a person: see `fleet::REPAIR_AFTER`.
-const MAY_NEED_REPAIR: u64 = 200;
-
 /// Seeds within which a broken worker must be found out.
 const ENOUGH: u64 = 50;
 
@@ -72,7 +69,6 @@ fn every_job_ends_with_each_row_once_whatever_befalls_the_fleet() {
     let report = run(0..number_from("TRAWL_SIM_SEEDS").unwrap_or(FEW), Mutation::None);
     println!("{report}");
     assert!(report.failed.is_empty(), "{report}");
-    assert!(report.repaired.len() as u64 * MAY_NEED_REPAIR <= report.seeds + MAY_NEED_REPAIR, "{report}");
     assert!(report.redeliveries > 0 && report.computed_twice > 0, "nothing went wrong: {report}");
 }
 

@@ -4,7 +4,6 @@ use crate::fleet::Fleet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::atomic::Ordering,
 };
 
 /// One seed.
@@ -13,7 +12,6 @@ pub struct Story {
     pub log: String,
     /// Nothing if all is well.
     pub violations: Vec<String>,
-    repaired: bool,
     faults: BTreeMap<&'static str, u64>,
     virtual_ms: u64,
     images: u64,
@@ -37,7 +35,6 @@ impl Story {
         Self {
             seed,
             violations: fleet.violations.lock().expect("no panic while they are held").clone(),
-            repaired: fleet.repaired.load(Ordering::Relaxed),
             faults: fleet.world.chronicle.faults(),
             virtual_ms: fleet.world.chronicle.elapsed_ms(),
             images: fleet.photos.len() as u64,
@@ -55,8 +52,6 @@ pub struct Report {
     pub seeds: u64,
     /// Seeds with what was wrong.
     pub failed: BTreeMap<u64, Vec<String>>,
-    /// Seeds whose job ended only by a person's `trawl repair`.
-    pub repaired: Vec<u64>,
     pub redeliveries: u64,
     pub computed_twice: u64,
     recovered: u64,
@@ -76,10 +71,6 @@ impl Report {
         for (kind, n) in &story.faults {
             *self.faults.entry(kind).or_default() += n;
         }
-        if story.repaired {
-            self.repaired.push(story.seed);
-            self.repaired.sort_unstable();
-        }
         if !story.violations.is_empty() {
             self.failed.insert(story.seed, story.violations.clone());
         }
@@ -97,13 +88,6 @@ impl fmt::Display for Report {
         )?;
         for (kind, n) in &self.faults {
             writeln!(f, "  {n:>7} {kind}")?;
-        }
-        if !self.repaired.is_empty() {
-            writeln!(
-                f,
-                "ended only by `trawl repair` (a rebuild of the ledger was killed): seeds {:?}",
-                self.repaired
-            )?;
         }
         for (seed, violations) in &self.failed {
             writeln!(f, "seed {seed} FAILED; replay it with: make sim SEED={seed}")?;
