@@ -14,12 +14,15 @@ use crate::{
     disposition::describe,
     finalize::finished_manifest,
     job::JobSpec,
-    ledger::{JobRecord, JobState, Ledger},
+    ledger::{JobRecord, JobState, Ledger, LedgerError},
     results::OutputLayout,
     storage::Storage,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
+
+/// How often a ledger that forgets the job while it is filled is filled anew: wiped again and again it is none.
+const FILLS: usize = 3;
 
 /// What a ledger was rebuilt to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +48,22 @@ pub struct Rebuilt {
 /// # Errors
 /// [`PlanError`] if plan or parts cannot be listed, or if the ledger stays away.
 pub async fn rebuild(
+    spec: &JobSpec,
+    layout: &OutputLayout,
+    store: &Arc<dyn Storage>,
+    ledger: &dyn Ledger,
+) -> Result<Rebuilt, PlanError> {
+    for _ in 0..FILLS {
+        let rebuilt = fill(spec, layout, store, ledger).await?;
+        // Forgotten again in the middle of it, nobody may be left who would notice.
+        if on_ledger(|| ledger.state(&spec.job)).await?.is_some() {
+            return Ok(rebuilt);
+        }
+    }
+    Err(LedgerError::Forgotten { job: spec.job.clone() }.into())
+}
+
+async fn fill(
     spec: &JobSpec,
     layout: &OutputLayout,
     store: &Arc<dyn Storage>,
