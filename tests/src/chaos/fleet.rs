@@ -23,6 +23,9 @@ const CRASH_POINTS: [&str; 7] = [
 /// How long a worker may take to end after SIGTERM: its grace and then some.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 
+/// The exit code of a program that may be started again.
+const TRANSIENT: i32 = 5;
+
 /// The end that a worker has been sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
@@ -45,6 +48,8 @@ pub(super) struct Fleet {
     members: Vec<Member>,
     logs: Vec<String>,
     pub(super) doomed_deaths: u64,
+    /// Workers that found a service away when they were born; their supervisor tries again, as it should.
+    pub(super) stillborn: u64,
     unordered_deaths: u64,
     unclean_drains: u64,
 }
@@ -52,7 +57,14 @@ pub(super) struct Fleet {
 impl Fleet {
     pub(super) fn start(field: &Field, workers: usize, dice: &mut Dice) -> Self {
         let members = (0..workers).map(|_| member(field, dice, false)).collect();
-        Self { members, logs: Vec::new(), doomed_deaths: 0, unordered_deaths: 0, unclean_drains: 0 }
+        Self {
+            members,
+            logs: Vec::new(),
+            doomed_deaths: 0,
+            stillborn: 0,
+            unordered_deaths: 0,
+            unclean_drains: 0,
+        }
     }
 
     /// Somebody who runs, is not stopped and has not been sent anywhere.
@@ -120,6 +132,7 @@ impl Fleet {
         let log = member.running.log();
         match member.sent {
             Sent::Killed => {}
+            _ if status.code() == Some(TRANSIENT) && !log.contains("worker ready") => self.stillborn += 1,
             Sent::Doomed => self.doomed_deaths += 1,
             Sent::Draining if status.success() => {}
             Sent::Draining => {

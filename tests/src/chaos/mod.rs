@@ -227,6 +227,6 @@ pub fn run(settings: &Settings) -> Verdict {
     }
     nemesis.rest(&field, &mut fleet);
     fleet.end(&mut verdict);
-    verdict.conclude(&field, &nemesis, jobs);
+    verdict.conclude(&field, &nemesis, &fleet, jobs);
     verdict
 }

@@ -6,14 +6,14 @@ use super::{Field, fleet::Fleet};
 use crate::{background::Dice, proxy::Fault};
 use std::{fmt::Write as _, time::Duration};
 
-/// Kills and stops of workers in ten minutes.
-const WORKER_FAULTS: f64 = 206.0;
+/// Kills, stops and drains of workers in ten minutes.
+const WORKER_FAULTS: f64 = 250.0;
 
 /// Restarts of the broker and cuts of its connections in ten minutes.
-const BROKER_FAULTS: f64 = 22.0;
+const BROKER_FAULTS: f64 = 25.0;
 
 /// Wipes of Redis in ten minutes.
-const WIPES: f64 = 6.0;
+const WIPES: f64 = 7.0;
 
 /// Cuts and silences of Redis in ten minutes.
 const REDIS_FAULTS: f64 = 6.0;

@@ -4,7 +4,7 @@
 //! the same images. A row that differs, or that nobody planned, is unexpected; recovered is what was worked on
 //! more than once and ended as one row. It believes no counter of trawl's.
 
-use super::{BATCH_SIZE, Field, IMAGES, PREFETCH, nemesis::Nemesis, out};
+use super::{BATCH_SIZE, Field, IMAGES, PREFETCH, S3_ERRORS, fleet::Fleet, nemesis::Nemesis, out};
 use crate::programs::{run, with_stack};
 use std::{collections::BTreeMap, fmt};
 use trawl_common::{
@@ -125,20 +125,24 @@ impl Verdict {
     }
 
     /// When all is over.
-    pub(super) fn conclude(&mut self, field: &Field, nemesis: &Nemesis, jobs: usize) {
+    pub(super) fn conclude(&mut self, field: &Field, nemesis: &Nemesis, fleet: &Fleet, jobs: usize) {
         self.jobs = jobs;
         let read = field.s3.delivered();
         self.recovered = read.saturating_sub(u64::from(IMAGES) * jobs as u64);
-        self.bound = u64::from(PREFETCH) * nemesis.faults() * u64::from(BATCH_SIZE);
+        self.bound = u64::from(PREFETCH) * (nemesis.faults() + fleet.doomed_deaths) * u64::from(BATCH_SIZE);
         if self.recovered > self.bound {
             self.findings
                 .push(format!("{} images were worked on again, more than {}", self.recovered, self.bound));
         }
         self.faults = format!(
-            "{}; {} kills, stops and drains of workers; {} requests to S3",
+            "{}; in all {} kills, stops and drains of workers, and {} that killed themselves at a failpoint; {} found a \
+             service away at their start; of {} requests to S3 {} failed",
             nemesis.say(),
             nemesis.worker_faults(),
-            field.s3.requests()
+            fleet.doomed_deaths,
+            fleet.stillborn,
+            field.s3.requests(),
+            S3_ERRORS.map(|(misdeed, _)| field.s3.struck(misdeed)).iter().sum::<u64>()
         );
         let letters = dead_letters(field.stack.get("TRAWL_AMQP_URL"));
         for letter in letters {
