@@ -48,7 +48,10 @@ use trawl_common::{
     job::{JobId, QueueName},
     ledger::{JobRecord, Ledger},
     location::Location,
-    planning::rebuild::{Rebuilt, rebuild},
+    planning::{
+        PlanError,
+        rebuild::{Rebuilt, rebuild},
+    },
     results::row::ResultRow,
     shutdown::Shutdown,
     storage::Stores,
@@ -303,7 +306,11 @@ impl Pipeline {
         let store = self.stores.open(layout.root()).await;
         tracing::warn!(job.id = %job, "the ledger does not know all of a job; rebuilding it from {out}");
         let rebuilt = rebuild(&spec, &layout, &store, &*self.ledger).await;
-        let rebuilt = rebuilt.map_err(|e| Failure::Output(describe(&e)))?;
+        let rebuilt = rebuilt.map_err(|error| match error {
+            // Its outage is no attempt of a batch.
+            PlanError::Ledger(error) => Failure::Ledger(error),
+            error => Failure::Output(describe(&error)),
+        })?;
         tracing::info!(job.id = %job, parts = rebuilt.parts, batches = rebuilt.batches_planned, "ledger rebuilt");
         Ok(rebuilt)
     }
