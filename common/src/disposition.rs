@@ -46,7 +46,9 @@ pub fn disposition(failure: &Failure) -> Disposition {
     let defer = || Disposition::Defer { reason: describe(failure) };
     let dead = || Disposition::DeadLetter { reason: describe(failure) };
     match failure {
-        Failure::Draining | Failure::DeviceLost(_) => Disposition::Requeue,
+        Failure::Draining => Disposition::Requeue,
+        // One of its images may have done it; the journal finds out which.
+        Failure::DeviceLost(_) => Disposition::Abandon,
         // Trying the same bytes again gives the same answer.
         Failure::Message(_) => dead(),
         // A wrong spec or model stays wrong, but another worker may have the room, the library or the

@@ -306,7 +306,9 @@ mod tests {
         let stores = Stores::in_memory();
         for place in [local, Location::parse("s3://bucket/labels", Path::new("/")).unwrap()] {
             let said = store(&stores, &place).await.unwrap();
-            assert!(said.contains("create-only"), "{said}");
+            assert!(said.contains("list and delete work"), "{said}");
+            let said = create_only(&stores, &place).await.unwrap();
+            assert!(said.contains("one wins"), "{said}");
             let left: Vec<_> = stores.open(&place).await.list(place.key(), None).try_collect().await.unwrap();
             assert!(left.iter().all(|page| page.objects.is_empty()), "{left:?}");
         }

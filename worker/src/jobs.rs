@@ -101,6 +101,8 @@ pub struct Jobs {
     /// A bundle that was obtained and verified before the pipeline began, by `run`.
     at_hand: Option<ModelFile>,
     known: Mutex<Vec<Arc<JobContext>>>,
+    /// Held while a ledger is rebuilt: a wipe is noticed by every batch in hand at once.
+    pub rebuilding: Mutex<()>,
     /// Stores whose create-only put was tried out.
     probed: Mutex<HashMap<String, ConditionalPut>>,
     /// Held while a model loads, so that two batches of a new job load it once.
@@ -125,6 +127,7 @@ impl Jobs {
             known: Mutex::default(),
             models: Mutex::default(),
             probed: Mutex::default(),
+            rebuilding: Mutex::default(),
         }
     }
 
@@ -170,6 +173,20 @@ impl Jobs {
             return Err(Failure::Job(format!("`{out}` belongs to job `{}`, not to `{job}`", spec.job)));
         }
         Ok((layout, spec))
+    }
+
+    /// Whether the output is still that of the submission that the batch was computed for. One small read before
+    /// each put: an output that is removed and submitted again has the same name. Cancel safe.
+    ///
+    /// # Errors
+    /// What the store gives, other than that the output is gone.
+    pub async fn is_current(&self, context: &JobContext) -> Result<bool, Failure> {
+        let JobSpec { job, out, created_unix_ms, .. } = &context.spec;
+        match self.spec(job, out).await {
+            Ok((_, spec)) => Ok(spec.created_unix_ms == *created_unix_ms),
+            Err(Failure::Storage(error)) if error.is_not_found() => Ok(false),
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn prepare(&self, job: &JobId, out: &str) -> Result<Arc<JobContext>, Failure> {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
     batch::BatchNumber,
-    broker::{Broker, memory::MemoryBroker, topology::RetryPolicy},
+    broker::{Broker, Publication, memory::MemoryBroker, topology::RetryPolicy},
     bundle::BundleSpec,
     contract::storage::list_all,
     error_code::ErrorCode,
@@ -350,14 +350,81 @@ async fn a_lost_device_ends_the_worker_and_costs_its_batches_nothing() {
     assert_eq!(served.expect("it ends by itself").unwrap(), Drained::DeviceLost);
     drop(threads);
     assert_eq!(scene.broker.dead_depth().await.unwrap(), 0);
-    // Another worker gets them as if nobody had touched them.
-    let mut consumer = scene.broker.consume(&scene.spec.queue, 1).await.unwrap();
-    let delivery = consumer.next().await.unwrap();
-    assert_eq!((delivery.attempt, delivery.deliveries), (0, 0));
-    drop((delivery, consumer));
+    // No attempt is used up, but one of them may have done it: they are worked on alone from now on.
+    let mut consumer = scene.broker.consume(&scene.spec.queue, 2).await.unwrap();
+    let (one, other) = (consumer.next().await.unwrap(), consumer.next().await.unwrap());
+    assert_eq!((one.attempt, other.attempt), (0, 0));
+    assert!(one.deliveries + other.deliveries > 0);
+    drop((one, other, consumer));
     let (healthy, _threads) = scene.pipeline(None);
     scene.serve(&healthy, async || scene.state().await == Some(JobState::Complete)).await;
     assert_eq!(scene.rows(2).await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_kills_the_device_again_and_again_is_a_row() {
+    let scene = Scene::new(2).await;
+    scene.upload([1, 2, 3, 99]).await;
+    scene.enlist().await;
+    let mut lost = 0;
+    while scene.state().await != Some(JobState::Complete) {
+        assert!(lost <= 6, "{lost} devices were lost");
+        let (pipeline, threads) = scene.flawed(Flaws { kills_device: Some(99), ..Flaws::default() });
+        let consumer = scene.broker.consume(&scene.spec.queue, 2).await.unwrap();
+        let shutdown = Shutdown::manual();
+        let done = async {
+            while scene.state().await != Some(JobState::Complete) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            shutdown.drain();
+            std::future::pending::<()>().await;
+        };
+        let served = tokio::select! {
+            served = pipeline.serve(consumer, &shutdown, PATIENCE) => served.unwrap(),
+            () = done => unreachable!("it waits for ever"),
+        };
+        lost += usize::from(served == Drained::DeviceLost);
+        drop(threads);
+    }
+    let codes: Vec<_> = scene
+        .rows(2)
+        .await
+        .into_iter()
+        .filter_map(|row| match row.outcome {
+            Outcome::Failed { code, .. } => Some((row.key, code)),
+            Outcome::Ok(_) | Outcome::OkTruncated(_) => None,
+        })
+        .collect();
+    assert_eq!(codes, [("s3://b/in/0003.png".to_owned(), ErrorCode::CrashedWorker)]);
+    assert_eq!(scene.broker.dead_depth().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_a_removed_output_write_nothing_into_the_next_one() {
+    let mut scene = Scene::new(2).await;
+    scene.upload(0..6).await;
+    scene.spec.created_unix_ms = 1;
+    let (pipeline, _threads) = scene.pipeline(None);
+    scene.enlist().await;
+    let mut consumer = scene.broker.consume(&scene.spec.queue, 1).await.unwrap();
+    let old = consumer.next().await.unwrap().body.clone();
+    drop(consumer);
+    // Done once, so that the worker knows the job; then the output is removed and submitted anew.
+    scene.serve(&pipeline, async || scene.state().await == Some(JobState::Complete)).await;
+    for object in list_all(&*scene.bucket, "out/", None).await {
+        scene.bucket.delete(&object.key).await.unwrap();
+    }
+    scene.spec.created_unix_ms = 2;
+    scene.broker.publish(&scene.spec.queue, Publication::new(old)).await.unwrap();
+    scene.enlist().await;
+    scene.serve(&pipeline, async || scene.state().await == Some(JobState::Complete)).await;
+    for number in 0..3 {
+        let key = format!("out/part-{number:08}.parquet");
+        let footer = trawl_common::results::part::read_footer(&*scene.bucket, &key).await.unwrap();
+        assert!(footer.is_of(&scene.spec.job, 2), "{footer:?}");
+    }
+    assert!(scene.bucket.head("out/_SUCCESS").await.is_ok());
+    assert_eq!(scene.broker.dead_depth().await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -263,11 +263,16 @@ impl Settlement for MemorySettlement {
     async fn settle(self: Box<Self>, disposition: Disposition) -> Result<(), BrokerError> {
         let policy = self.policy;
         self.shared.change(|state| {
+            if disposition == Disposition::Abandon {
+                let there = state.unsettled.contains_key(&self.tag);
+                state.give_back(&[self.tag], Return::Lost);
+                return if there { Ok(()) } else { Err(BrokerError::Stale) };
+            }
             // Not there: taken back meanwhile.
             let held = state.unsettled.remove(&self.tag).ok_or(BrokerError::Stale)?;
             let message = held.stored.renewed();
             match disposition {
-                Disposition::Ack => {}
+                Disposition::Ack | Disposition::Abandon => {}
                 Disposition::Requeue => state.requeue(&held),
                 Disposition::Retry { reason } => {
                     let again = policy.next_attempt(message.attempt);

@@ -110,6 +110,9 @@ pub enum Disposition {
     /// Back to the end of the queue at once, for another worker (drain). Counts neither as an attempt nor as a
     /// delivery that came back without a word, unless the broker is away at this moment.
     Requeue,
+    /// Back to the queue at once, counted as a delivery that came back without a word: it may have killed its
+    /// worker's device, and must be worked on alone.
+    Abandon,
     /// Back to the queue after the same delay as a retry, without counting an attempt: what is wrong is not the
     /// message (Redis is away, this worker's disk is full). To the dead letters after
     /// [`topology::MAX_DEFERRALS`] of them.

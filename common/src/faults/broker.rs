@@ -145,6 +145,7 @@ impl Settlement for FaultySettlement {
         let verb = match &disposition {
             Disposition::Ack => "ack".to_owned(),
             Disposition::Requeue => "requeue".to_owned(),
+            Disposition::Abandon => "abandon".to_owned(),
             Disposition::Defer { reason } => format!("defer ({reason})"),
             Disposition::Retry { reason } => format!("retry ({reason})"),
             Disposition::DeadLetter { reason } => format!("bury ({reason})"),

@@ -136,6 +136,11 @@ impl PartFooter {
         }
     }
 
+    /// Whether it is of this submission of a job; one that does not say which may be of any.
+    pub fn is_of(&self, job: &JobId, created_unix_ms: u64) -> bool {
+        self.job == *job && self.created_unix_ms.is_none_or(|ms| ms.get() == created_unix_ms)
+    }
+
     /// The same with the counts of these rows.
     #[must_use]
     pub fn counted(mut self, rows: &[ResultRow]) -> Self {

@@ -40,7 +40,10 @@ impl Pipeline {
             Ok(Some(_)) => self.ledger.is_done(&descriptor.job, descriptor.batch).await.unwrap_or(false),
             // Wiped: rebuilt now, so that progress is shown and done batches are known before the next commit.
             Ok(None) => {
-                if let Err(error) = self.rebuild_ledger(&descriptor.job, &descriptor.out).await {
+                // Whoever comes second waits here, and finds it done.
+                drop(self.jobs.rebuilding.lock().await);
+                let known = matches!(self.ledger.state(&descriptor.job).await, Ok(Some(_)));
+                if !known && let Err(error) = self.rebuild_ledger(&descriptor.job, &descriptor.out).await {
                     tracing::warn!(error = %describe(&error), "the ledger could not be rebuilt; going on without it");
                 }
                 // The output remembers what the ledger has forgotten.
@@ -60,11 +63,14 @@ impl Pipeline {
             let store = self.stores.open(&out).await;
             let key = OutputLayout::new(out).part(descriptor.batch);
             match part::read_footer(&*store, &key).await {
-                Ok(footer) if footer.job == descriptor.job => {
+                Ok(footer) if footer.is_of(&descriptor.job, descriptor.created_unix_ms) => {
                     return Ok(Intake::Written(footer.outcome()));
                 }
                 Ok(footer) => {
-                    return Err(Failure::Job(format!("`{key}` belongs to job `{}`", footer.job)));
+                    return Err(Failure::Job(format!(
+                        "`{key}` belongs to another submission of job `{}`",
+                        footer.job
+                    )));
                 }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(Failure::Output(describe(&error))),
@@ -113,7 +119,7 @@ impl Pipeline {
         let store = self.stores.open(&out).await;
         let layout = OutputLayout::new(out);
         if alone {
-            Journal::forgive(&*store, &layout, descriptor).await;
+            Journal::forgive(&*store, &layout, descriptor, &self.worker).await;
         } else if self.begun.is_some()
             && let Err(error) = store.delete(&layout.solo(descriptor.batch)).await
         {

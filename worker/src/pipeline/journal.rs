@@ -27,6 +27,9 @@ const MAX_JOURNAL_BYTES: u64 = 4 << 20;
 pub struct Journal {
     /// The job's incarnation, as in the descriptor.
     pub created_unix_ms: u64,
+    /// Who wrote it last.
+    #[serde(default)]
+    pub worker: String,
     /// Passes over the whole batch, alone in their process, that have begun and not ended.
     pub passes: u32,
     /// The image in work (its index in the batch), while they are worked on one by one.
@@ -87,11 +90,19 @@ impl Journal {
         store.put(&layout.solo(descriptor.batch), json.into()).await
     }
 
-    /// Puts right what a worker leaves behind that lives and gives the batch back: nobody died of it. What the
-    /// store does not give stays as it is.
-    pub async fn forgive(store: &dyn Storage, layout: &OutputLayout, descriptor: &BatchDescriptor) {
+    /// Puts right what `worker` leaves behind that lives and gives the batch back: nobody died of it. What somebody
+    /// else wrote is that one's death and stays, and so does what the store does not give.
+    pub async fn forgive(
+        store: &dyn Storage,
+        layout: &OutputLayout,
+        descriptor: &BatchDescriptor,
+        worker: &str,
+    ) {
         let Ok(object) = store.get(&layout.solo(descriptor.batch), MAX_JOURNAL_BYTES).await else { return };
         let Ok(mut journal) = serde_json::from_slice::<Self>(&object.bytes) else { return };
+        if journal.worker != worker {
+            return;
+        }
         if journal.current.take().is_none() && journal.deaths.is_empty() {
             // A pass over the whole batch.
             journal.passes = journal.passes.saturating_sub(1);
@@ -150,7 +161,10 @@ mod tests {
     fn it_reads_what_it_writes() {
         let journal = Journal { created_unix_ms: 7, passes: 1, ..died_with(&[1, 300]) };
         let json = serde_json::to_string(&journal).unwrap();
-        assert_eq!(json, r#"{"created_unix_ms":7,"passes":1,"current":null,"deaths":{"1":1,"300":1}}"#);
+        assert_eq!(
+            json,
+            r#"{"created_unix_ms":7,"worker":"","passes":1,"current":null,"deaths":{"1":1,"300":1}}"#
+        );
         assert_eq!(serde_json::from_str::<Journal>(&json).unwrap(), journal);
     }
 }

@@ -215,6 +215,10 @@ impl Pipeline {
                 let alone = delivery.deliveries > 0 || self.has_begun(&subject);
                 let last = delivery.attempt >= MAX_ATTEMPTS;
                 let again = descriptor.clone();
+                if alone {
+                    // Before it waits for its place: nobody may take over meanwhile what may kill.
+                    self.release(&descriptor).await;
+                }
                 let mut place: Option<Place> = None;
                 let work = async {
                     place = Some(self.room.enter(alone).await);
@@ -225,7 +229,7 @@ impl Pipeline {
                     () = cut.cancelled() => Err(Failure::Draining),
                     finished = work => finished,
                 };
-                if place.is_some() && matches!(finished, Err(Failure::Draining | Failure::DeviceLost(_))) {
+                if place.is_some() && matches!(finished, Err(Failure::Draining)) {
                     self.forgive(&again, alone).await;
                 }
                 self.settle(delivery, Some(&subject), finished).await;
@@ -245,8 +249,6 @@ impl Pipeline {
             Intake::Compute(job) => job,
         };
         let (batch, rows) = if sight.alone {
-            // Nobody else may take over what may kill.
-            self.release(&descriptor).await;
             self.compute_alone(descriptor, &job, sight.last).await?
         } else {
             self.claim(&descriptor).await;
@@ -304,6 +306,7 @@ impl Pipeline {
     async fn rebuild_ledger(&self, job: &JobId, out: &str) -> Result<Rebuilt, Failure> {
         let (layout, spec) = self.jobs.spec(job, out).await?;
         let store = self.stores.open(layout.root()).await;
+        let _alone = self.jobs.rebuilding.lock().await;
         tracing::warn!(job.id = %job, "the ledger does not know all of a job; rebuilding it from {out}");
         let rebuilt = rebuild(&spec, &layout, &store, &*self.ledger).await;
         let rebuilt = rebuilt.map_err(|error| match error {

@@ -293,6 +293,8 @@ impl Pool {
             return Ok(Task::Forward(batch));
         }
         if forwards && let Some(old) = state.filling.iter().position(|m| m.since.elapsed() >= MAX_LINGER) {
+            // Whoever waits for the end looks again: this may have been the last.
+            self.changed.notify_all();
             return Ok(Task::Forward(state.filling.remove(old)));
         }
         let room = self.settings.devices == 0 || state.ready.len() < READY_PER_DEVICE * self.settings.devices;
@@ -307,6 +309,7 @@ impl Pool {
         if forwards && state.undecoded.is_empty() && state.decoding == 0 && !state.filling.is_empty() {
             let age = state.filling[0].since.elapsed();
             if state.expected == 0 || age >= LINGER {
+                self.changed.notify_all();
                 return Ok(Task::Forward(state.filling.remove(0)));
             }
             wait = Some(LINGER.saturating_sub(age));

@@ -101,7 +101,7 @@ impl Pipeline {
             Err(failure) => {
                 let disposition = disposition(failure);
                 let outcome = match &disposition {
-                    Disposition::Requeue => "requeued",
+                    Disposition::Requeue | Disposition::Abandon => "requeued",
                     Disposition::Retry { .. } => "retried",
                     Disposition::Defer { .. } => "deferred",
                     Disposition::DeadLetter { .. } => "dead",
@@ -152,6 +152,11 @@ impl Pipeline {
                 return Ok(());
             }
             Finished::Written(outcome) => outcome,
+            Finished::Part { job, .. } if !self.jobs.is_current(&job).await? => {
+                // Its output was removed, and perhaps submitted anew: nothing of this one may be put there.
+                self.meters.batch("skipped");
+                return Ok(());
+            }
             Finished::Part { job, part, journalled } => {
                 let outcome = self.put(&job, part).await?;
                 if journalled {
@@ -192,8 +197,11 @@ impl Pipeline {
             return Ok(part.footer.outcome());
         }
         let winner = part::read_footer(&*store, &key).await.map_err(|e| Failure::Output(describe(&e)))?;
-        if winner.job != part.footer.job {
-            return Err(Failure::Output(format!("`{key}` belongs to job `{}`", winner.job)));
+        if !winner.is_of(&job.spec.job, job.spec.created_unix_ms) {
+            return Err(Failure::Output(format!(
+                "`{key}` belongs to another submission of job `{}`",
+                winner.job
+            )));
         }
         if winner.attempt_id == part.footer.attempt_id {
             self.meters.conflict("self");

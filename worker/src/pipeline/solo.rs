@@ -76,9 +76,9 @@ impl Pipeline {
             false => solo.whole(&mut journal, &mut rows, last).await,
             true => solo.one_by_one(&mut journal, &mut rows, last).await,
         };
-        if ended.is_err() {
-            // This process lives: nobody is to be blamed for what went wrong.
-            let journal = Journal { current: None, ..journal };
+        if !matches!(ended, Err(Failure::DeviceLost(_))) {
+            // This process lives: nobody is to be blamed for what went wrong, now or at the put.
+            let journal = Journal { current: None, worker: self.worker.clone(), ..journal };
             if let Err(error) = journal.write(&*solo.store, &job.layout, &batch.descriptor).await {
                 tracing::warn!(%error, "the journal of a batch could not be put right");
             }
@@ -88,7 +88,8 @@ impl Pipeline {
 }
 
 impl Solo<'_> {
-    async fn note(&self, journal: &Journal) -> Result<(), Failure> {
+    async fn note(&self, journal: &mut Journal) -> Result<(), Failure> {
+        journal.worker.clone_from(&self.pipeline.worker);
         Ok(journal.write(&*self.store, &self.job.layout, &self.batch.descriptor).await?)
     }
 
@@ -103,9 +104,7 @@ impl Solo<'_> {
         self.note(journal).await?;
         let all: Vec<usize> = (0..self.batch.descriptor.images.len()).collect();
         let ended = self.pipeline.feed_and_wait(self.batch, &all, rows, last).await;
-        if ended.is_err() {
-            journal.passes -= 1;
-        }
+        journal.passes -= 1;
         ended
     }
 

@@ -133,6 +133,9 @@ impl Pipeline {
             self.commit(&subject, finished).await
         };
         if let Err(failure) = done.await {
+            if let Err(error) = self.ledger.release(&job.job, claim.batch).await {
+                tracing::debug!(%error, "a claim was not released");
+            }
             // Its owner still has the delivery; what fails here is nobody's attempt.
             tracing::warn!(
                 job.id = %job.job, batch.number = claim.batch.0, error = %describe(&failure),

@@ -133,6 +133,7 @@ impl Settlement for RabbitSettlement {
         match disposition {
             Disposition::Ack => self.ack().await,
             Disposition::Requeue => self.requeue().await,
+            Disposition::Abandon => self.reject().await,
             Disposition::Retry { reason } => self.retry(&reason).await,
             Disposition::Defer { reason } => self.defer(&reason).await,
             Disposition::DeadLetter { reason } => self.dead_letter(&reason).await,
