@@ -13,7 +13,7 @@ use crate::{
     batch::BatchNumber,
     disposition::describe,
     finalize::finished_manifest,
-    job::JobSpec,
+    job::{JobId, JobSpec},
     ledger::{JobRecord, JobState, Ledger, LedgerError},
     results::OutputLayout,
     storage::Storage,
@@ -55,8 +55,9 @@ pub async fn rebuild(
 ) -> Result<Rebuilt, PlanError> {
     for _ in 0..FILLS {
         let rebuilt = fill(spec, layout, store, ledger).await?;
-        // Forgotten again in the middle of it, nobody may be left who would notice.
-        if on_ledger(|| ledger.state(&spec.job)).await?.is_some() {
+        // Forgotten again in the middle of it, in whole or in part, nobody may be left who would notice.
+        let counted = on_ledger(|| ledger.progress(&spec.job)).await?;
+        if counted.is_some_and(|progress| progress.batches_done + rebuilt.unusable >= rebuilt.parts) {
             return Ok(rebuilt);
         }
     }
@@ -85,14 +86,6 @@ async fn fill(
     if cancelled {
         on_ledger(|| ledger.cancel(&spec.job)).await?;
     }
-    let (batches, images) = (shape.batches(), shape.images());
-    let mut job_done = match shape.is_done() {
-        true => on_ledger(|| ledger.plan_complete(&spec.job, batches, images)).await?,
-        false => {
-            on_ledger(|| ledger.planned(&spec.job, batches, images)).await?;
-            false
-        }
-    };
     let mut there: Vec<u64> = there.into_iter().collect();
     there.sort_unstable();
     let (parts, mut unusable) = (there.len() as u64, 0);
@@ -100,12 +93,28 @@ async fn fill(
         .map(|number| record_if_usable(spec, &shape, ledger, &**store, layout, BatchNumber(number)))
         .buffer_unordered(FOOTERS_AT_ONCE);
     while let Some(recorded) = recorded.try_next().await? {
-        match recorded {
-            Some(done) => job_done |= done,
-            None => unusable += 1,
-        }
+        unusable += u64::from(recorded.is_none());
     }
+    // Last: until a plan is announced the ledger is known to be half filled (see `is_half_filled`), should this
+    // process end before.
+    let (batches, images) = (shape.batches(), shape.images());
+    let job_done = match shape.is_done() {
+        true => on_ledger(|| ledger.plan_complete(&spec.job, batches, images)).await?,
+        false => {
+            on_ledger(|| ledger.planned(&spec.job, batches, images)).await?;
+            false
+        }
+    };
     Ok(Rebuilt { batches_planned: batches, parts, unusable, job_done, complete: false, cancelled })
+}
+
+/// Whether whoever filled this job's ledger did not come to the end of it: every job has its plan announced before
+/// its first message, and a rebuild announces it last.
+///
+/// # Errors
+/// What the ledger gives. Cancel safe.
+pub async fn is_half_filled(job: &JobId, ledger: &dyn Ledger) -> Result<bool, LedgerError> {
+    Ok(ledger.progress(job).await?.is_none_or(|progress| progress.batches_planned == 0))
 }
 
 /// Whether the ledger has this very job, and has it as given up.

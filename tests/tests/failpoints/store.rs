@@ -136,7 +136,7 @@ fn a_store_at_a_kilobyte_a_second_is_slow_and_right() {
     let proxy = Proxy::before(endpoint);
     let url = proxy.url(endpoint);
     // The model comes from its own cache, so that the images are what crawls.
-    let points = "fetch.before=pause:2s@1";
+    let points = "fetch.before=pause:2s";
     let worker = scene.worker_with(HTTP, &[("AWS_ENDPOINT_URL", &url), ("TRAWL_FAILPOINTS", points)]);
     worker.wait_for_log("failpoint reached", PATIENCE);
     proxy.set(Fault::Rate { direction: Direction::Down, bytes_per_second: 1000 });

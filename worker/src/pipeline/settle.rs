@@ -17,6 +17,7 @@ use trawl_common::{
     disposition::{Failure, describe, disposition},
     job::{JobId, QueueName},
     ledger::{BatchOutcome, Completion, LedgerError},
+    planning::rebuild::is_half_filled,
     results::part,
     retry::{RetryPolicy, retry},
     storage::{PutOutcome, Storage, StorageError, probe::ConditionalPut},
@@ -222,7 +223,11 @@ impl Pipeline {
     async fn complete(&self, subject: &Subject, outcome: &BatchOutcome) -> Result<Completion, Failure> {
         let complete = || self.ledger.complete(&subject.job, subject.batch, outcome);
         for _ in 0..REBUILDS {
-            if let Some(completion) = retry(COMMIT, LedgerError::is_transient, complete).await? {
+            let completion = retry(COMMIT, LedgerError::is_transient, complete).await?;
+            let half_filled = || is_half_filled(&subject.job, &*self.ledger);
+            if let Some(completion) = completion
+                && (completion.job_done || !retry(COMMIT, LedgerError::is_transient, half_filled).await?)
+            {
                 return Ok(completion);
             }
             // Wiped, failed over or evicted: the part is there, so it is counted with all the others.
