@@ -162,7 +162,10 @@ async fn whom_we_do_not_trust_is_refused_and_the_remedy_named() {
     ] {
         let files = rig.files(ca, client).await;
         let refused = broker(rig, files.clone()).await.err().expect("no trust");
-        assert!(refused.to_string().contains(remedy), "{ca:?} {client:?}: {refused}");
+        // A server that refuses a client's certificate says so and resets the connection at once (TLS 1.3): the reset
+        // may overtake the words.
+        let overtaken = remedy == "--tls-cert" && refused.to_string().contains("reset by peer");
+        assert!(overtaken || refused.to_string().contains(remedy), "{ca:?} {client:?}: {refused}");
         let refused = ledger(rig, files).await.expect_err("no trust");
         assert!(refused.to_string().contains(remedy), "{ca:?} {client:?}: {refused}");
         for secret in [rig.amqps(), rig.rediss()].map(password) {
