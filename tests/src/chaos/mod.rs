@@ -136,7 +136,7 @@ impl Field {
         ]);
         command.args(["--batch-size", &BATCH_SIZE.to_string(), "--threads", "2", "--model"]).arg(&self.model);
         let _ended = run_program(&mut command).expect(0);
-        Expected::of(self.bucket.rows("chaos/undisturbed"))
+        Expected::of(&self.bucket.rows("chaos/undisturbed"))
     }
 
     /// Submits job `n`; again while the faults keep it from its end.

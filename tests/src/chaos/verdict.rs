@@ -38,7 +38,7 @@ fn essence(row: &ResultRow) -> Essence {
 pub(super) struct Expected(BTreeMap<String, Essence>);
 
 impl Expected {
-    pub(super) fn of(rows: Vec<ResultRow>) -> Self {
+    pub(super) fn of(rows: &[ResultRow]) -> Self {
         let expected: BTreeMap<_, _> = rows.iter().map(|row| (row.key.clone(), essence(row))).collect();
         assert_eq!(expected.len(), IMAGES as usize, "the undisturbed run has every image");
         Self(expected)
