@@ -134,7 +134,8 @@ impl Fleet {
             Sent::Killed => {}
             _ if status.code() == Some(TRANSIENT) && !log.contains("worker ready") => self.stillborn += 1,
             Sent::Doomed => self.doomed_deaths += 1,
-            Sent::Draining if status.success() => {}
+            // One that is struck before it listens for signals ends as any process does; it had nothing in hand.
+            Sent::Draining if status.success() || log.is_empty() => {}
             Sent::Draining => {
                 self.unclean_drains += 1;
                 eprintln!("chaos: a drain ended with {status}; the end of its log:\n{}", tail(&log));
