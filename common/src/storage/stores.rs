@@ -28,12 +28,6 @@ impl Stores {
         Arc::new(Self { buckets_in_memory: true, ..Self::default() })
     }
 
-    /// For tests: the bucket `name` is `store`; other buckets are as [`Stores::in_memory`] has them.
-    pub fn with(name: &str, store: Arc<dyn Storage>) -> Arc<Self> {
-        let open = Mutex::new(HashMap::from([(name.to_owned(), store)]));
-        Arc::new(Self { open, buckets_in_memory: true })
-    }
-
     /// For tests: another store in the place of a bucket's, such as one that fails.
     #[cfg(any(test, feature = "testing"))]
     pub fn replace(&self, bucket: &str, store: Arc<dyn Storage>) {

@@ -200,7 +200,9 @@ impl Fleet {
 
     fn stores(&self, line: &Arc<Line>) -> Arc<Stores> {
         let faulty = FaultyStorage::new(self.bucket.clone(), line.clone());
-        Stores::with(BUCKET, Arc::new(RetryingStorage::new(faulty)))
+        let stores = Stores::in_memory();
+        stores.replace(BUCKET, Arc::new(RetryingStorage::new(faulty)));
+        stores
     }
 
     async fn keep_working(self: Arc<Self>, slot: usize) {
