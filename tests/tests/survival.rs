@@ -79,14 +79,16 @@ fn a_stopped_worker_holds_nothing_up_and_does_no_harm_when_it_wakes() {
     let scene = Scene::new("zombie");
     scene.bucket.upload_images(&scene.input(), IMAGES);
     let slow = make_model(&["--work", "40"]);
-    // It is stopped before its second put, not within: the store may lock an object that is being written.
-    let pause = [("TRAWL_FAILPOINTS", "settle.put.before=pause:20s@2")];
-    let mut stopped = scene.worker_with(&["--micro-batch", "4", "--http", "127.0.0.1:0"], &pause);
+    // It is stopped before its second put, not within: the store may lock an object that is being written. What it has
+    // in hand stays its own, which is one batch, and a claimed one; only the tail can take it.
+    let url = patient_url(&scene, 60);
+    let variables = [("TRAWL_FAILPOINTS", "settle.put.before=pause:20s@2"), ("TRAWL_AMQP_URL", &url)];
+    let flags = ["--micro-batch", "4", "--prefetch", "1", "--http", "127.0.0.1:0"];
+    let mut stopped = scene.worker_with(&flags, &variables);
     let job = job_id(run(&mut scene.submit(&slow, &["--batch-size", "4"])));
-    scene.wait_parts(1);
+    stopped.wait_for_log("failpoint reached", PATIENCE);
     stopped.signal(libc::SIGSTOP);
     assert!(scene.parts().len() < 10, "stopped too late to prove anything");
-    // The broker's heartbeat is a minute: the stopped worker's batches are still its own.
     let helper = scene.worker(&["--reclaim-after", "2", "--http", "127.0.0.1:0"]);
     let status = scene.wait_complete(&job);
     assert_eq!(status["images_ok"], IMAGES);
@@ -106,6 +108,28 @@ fn a_stopped_worker_holds_nothing_up_and_does_no_harm_when_it_wakes() {
     scene.assert_exact(&job, 12, IMAGES as usize);
     stopped.signal(libc::SIGTERM);
     assert_eq!(stopped.wait(PATIENCE).code(), Some(0), "{}", stopped.log());
+}
+
+/// The broker's URL with a heartbeat of so many seconds.
+fn patient_url(scene: &Scene, seconds: u16) -> String {
+    format!("{}?heartbeat={seconds}", scene.stack.get("TRAWL_AMQP_URL"))
+}
+
+#[test]
+fn what_a_stopped_worker_was_sent_and_never_began_comes_back_with_the_heartbeats() {
+    let scene = Scene::new("sent");
+    scene.bucket.upload_images(&scene.input(), 24);
+    let url = patient_url(&scene, 2);
+    let variables = [("TRAWL_FAILPOINTS", "settle.put.before=pause:600s@2"), ("TRAWL_AMQP_URL", &url)];
+    let stopped = scene.worker_with(&["--prefetch", "4"], &variables);
+    let model = make_model(&[] as &[&str]);
+    let job = job_id(run(&mut scene.submit(&model, &["--batch-size", "2"])));
+    stopped.wait_for_log("failpoint reached", PATIENCE);
+    stopped.signal(libc::SIGSTOP);
+    // This one takes nothing over by itself.
+    let _other = scene.worker(&["--reclaim-after", "0"]);
+    scene.assert_exact(&job, 12, 24);
+    assert_eq!(scene.dead_letters(), 0);
 }
 
 #[test]

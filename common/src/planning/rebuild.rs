@@ -77,11 +77,11 @@ async fn fill(
         let (batches_planned, parts) = (manifest.batches, manifest.parts.len() as u64);
         return Ok(Rebuilt { batches_planned, parts, complete: true, ..Rebuilt::default() });
     }
-    let cancelled = cancellation::is_marked(&**store, layout).await? || is_cancelled(spec, ledger).await?;
     let shape = PlanShape::read(&**store, layout).await?;
     let there = parts_there(&**store, layout).await?;
-    // All that can fail for the output's sake has been read: opening takes a cancelled job back to work, so the two
-    // calls stand next to each other.
+    // The last that is read, so that it is no older than a moment: the job may be submitted again while the output is
+    // listed. Opening takes a cancelled job back to work, so the two calls stand next to each other.
+    let cancelled = cancellation::is_marked(&**store, layout).await? || is_cancelled(spec, ledger).await?;
     on_ledger(|| ledger.open(&record)).await?;
     if cancelled {
         on_ledger(|| ledger.cancel(&spec.job)).await?;

@@ -9,7 +9,11 @@ use super::{
     handover::{Room, Undecoded},
     meters::{Meters, Stage},
 };
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 use tokio::{
     sync::Semaphore,
     task::{JoinError, JoinSet},
@@ -18,7 +22,7 @@ use trawl_common::{
     disposition::Failure,
     error_code::ErrorCode,
     location::Location,
-    storage::{Object, StorageError, Stores},
+    storage::{Object, Storage, StorageError, Stores},
 };
 
 /// The bytes budget is counted in units of this size, to fit the semaphore's 32 bits.
@@ -27,6 +31,9 @@ const BUDGET_UNIT_BYTES: u64 = 1024;
 /// So many images of one batch, all of them and all forbidden, are not the images' fault: credentials ran out or
 /// were withdrawn, and the job must wait for better ones instead of becoming rows of `forbidden`.
 const FORBIDDEN_TOGETHER: usize = 8;
+
+/// Stores whose latest good object is remembered: a job has one or a few sources.
+const STORES_REMEMBERED: usize = 64;
 
 /// What bounds the fetch stage.
 #[derive(Debug, Clone)]
@@ -46,6 +53,8 @@ pub struct Fetcher {
     images: Arc<Semaphore>,
     budget: Arc<Semaphore>,
     meters: Arc<Meters>,
+    /// Of each store, the key that it gave last.
+    given: Mutex<BTreeMap<String, String>>,
 }
 
 impl Fetcher {
@@ -53,7 +62,8 @@ impl Fetcher {
     pub fn new(stores: Arc<Stores>, limits: FetchLimits, meters: Arc<Meters>) -> Self {
         let units = usize::try_from(limits.bytes.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(usize::MAX);
         let budget = Arc::new(Semaphore::new(units.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { stores, images: Arc::new(Semaphore::new(limits.images.max(1))), budget, limits, meters }
+        let images = Arc::new(Semaphore::new(limits.images.max(1)));
+        Self { stores, images, budget, limits, meters, given: Mutex::default() }
     }
 
     /// Hands the `wanted` images of `batch` to decode, or gives them their error rows. `expect` announces an image and gives
@@ -62,7 +72,8 @@ impl Fetcher {
     /// object does not cost its batch. Cancel safe: what is under way is dropped.
     ///
     /// # Errors
-    /// [`Failure::Storage`] if the store stays away, or refuses every image of a batch of several.
+    /// [`Failure::Storage`] if the store stays away, refuses every image of a batch of several, or refuses what it
+    /// gave before.
     pub async fn feed<Arrived>(
         self: &Arc<Self>,
         batch: &Arc<OpenBatch>,
@@ -101,11 +112,34 @@ impl Fetcher {
         {
             return Err(error.into());
         }
+        if let Some(error) = self.refuses_what_it_gave(batch, &withheld).await {
+            return Err(error.into());
+        }
         for missed in withheld {
             let code = if missed.is_forbidden() { ErrorCode::Forbidden } else { ErrorCode::Unreadable };
             batch.fail_row(missed.index, code, missed.error.to_string());
         }
         Ok(())
+    }
+
+    /// Whether a store that refuses an image refuses by now what it gave last as well: then the credentials ran out
+    /// between the two, and no image is to blame.
+    async fn refuses_what_it_gave(&self, batch: &OpenBatch, withheld: &[Withheld]) -> Option<StorageError> {
+        let forbidden = withheld.iter().find(|missed| missed.is_forbidden())?;
+        let place = Location::parse(&batch.image(forbidden.index).key, &batch.job.base_dir).ok()?;
+        let store = self.stores.open(&place).await;
+        let given = self.given.lock().expect("no panic while the map is held").get(store.name()).cloned()?;
+        store.head(&given).await.err().filter(|error| matches!(error, StorageError::Forbidden { .. }))
+    }
+
+    /// Remembers what `store` gave.
+    fn gave(&self, store: &dyn Storage, key: &str) {
+        let mut given = self.given.lock().expect("no panic while the map is held");
+        if let Some(known) = given.get_mut(store.name()) {
+            key.clone_into(known);
+        } else if given.len() < STORES_REMEMBERED {
+            given.insert(store.name().to_owned(), key.to_owned());
+        }
     }
 
     async fn room(&self, size: u64) -> Room {
@@ -165,7 +199,10 @@ impl Fetcher {
                 ErrorCode::Changed,
                 format!("it was listed with etag {planned} and has {found} now"),
             )),
-            _ => Ok(object),
+            _ => {
+                self.gave(&*store, place.key());
+                Ok(object)
+            }
         }
     }
 }
