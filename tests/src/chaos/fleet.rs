@@ -4,7 +4,10 @@
 
 use super::{Field, PREFETCH, verdict::Verdict};
 use crate::{background::Dice, programs::Running};
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::process::ExitStatusExt,
+    time::{Duration, Instant},
+};
 
 /// Of ten workers so many are born with a failpoint.
 const BORN_DOOMED: usize = 3;
@@ -134,6 +137,10 @@ impl Fleet {
             Sent::Killed => {}
             _ if status.code() == Some(TRANSIENT) && !log.contains("worker ready") => self.stillborn += 1,
             Sent::Doomed => self.doomed_deaths += 1,
+            // It came to its own end before that of the drain.
+            Sent::Draining if status.signal() == Some(libc::SIGKILL) && log.contains("failpoint reached") => {
+                self.doomed_deaths += 1;
+            }
             // One that is struck before it listens for signals ends as any process does; it had nothing in hand.
             Sent::Draining if status.success() || log.is_empty() => {}
             Sent::Draining => {
