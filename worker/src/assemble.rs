@@ -3,12 +3,14 @@
 //! Between the command line and the pipeline, for `serve` and `run` alike.
 
 use crate::{
+    ceilings::Lanes,
     cli::{ComputeArgs, DeviceChoice},
     jobs::{Jobs, Loader, TorchLoader},
     model::{Device, ModelError, cuda, torchscript},
     pipeline::{
         Pipeline,
         fetch::Fetcher,
+        knees::Knees,
         meters::Meters,
         pool::{PoolSettings, PoolThreads},
         solo::Room,
@@ -78,11 +80,12 @@ pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
     Ok(devices)
 }
 
-/// A pipeline that is ready to serve, and the threads that it computes on. `at_hand`: a bundle that is here
+/// A pipeline that is ready to serve `prefetch` batches at once, and the threads that it computes on. `at_hand`: a bundle that is here
 /// and verified already.
 pub fn pipeline(
     args: &ComputeArgs,
     devices: Vec<Device>,
+    prefetch: u16,
     queue: QueueName,
     seams: Seams,
     at_hand: Option<ModelFile>,
@@ -90,14 +93,22 @@ pub fn pipeline(
     let on_cpu = devices == [Device::Cpu];
     let settings = PoolSettings {
         threads: args.thread_count(),
-        micro_batch: args.micro_batch_size(&devices),
+        micro_batch: args.micro_batch_rule(&devices),
         forward_in_pool: on_cpu,
         devices: if on_cpu { 0 } else { devices.len() },
     };
+    let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    let cache = args.cache_dir();
+    let knees = Knees::of(&cache, format!("{} x{}", shown.join(","), settings.threads));
     let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices });
     let meters = Arc::new(Meters::new());
-    let (pool, threads) = start_pool(settings, meters.clone());
-    let cache = args.cache_dir();
+    meters.set_lanes(Lanes {
+        threads: settings.threads,
+        devices: settings.devices,
+        fetches: usize::from(args.fetches),
+        batches: usize::from(prefetch),
+    });
+    let (pool, threads) = start_pool(settings, knees, meters.clone());
     let pipeline = Pipeline {
         jobs: Arc::new(Jobs::new(seams.stores.clone(), loader, cache, args.image_limits(), at_hand)),
         fetcher: Arc::new(Fetcher::new(seams.stores.clone(), args.fetch_limits(), meters.clone())),

@@ -309,5 +309,6 @@ impl Jobs {
 fn load(loader: &dyn Loader, file: &ModelFile, precision: Precision) -> Result<LoadedModel, Failure> {
     let spec = BundleSpec::read(&file.path).map_err(|e| Failure::Model(e.to_string()))?;
     let replicas = loader.load(&file.path, &spec, precision).map_err(|e| Failure::Model(e.to_string()))?;
-    Ok(LoadedModel { replicas, spec, sha256: file.sha256.clone() })
+    let (sha256, variant) = (file.sha256.clone(), format!("{} {precision:?}", file.sha256));
+    Ok(LoadedModel { replicas, spec, sha256, variant })
 }

@@ -107,4 +107,6 @@ pub struct LoadedModel {
     pub spec: BundleSpec,
     /// Hex sha256 of the bundle.
     pub sha256: String,
+    /// Digest and precision: what speed depends on.
+    pub variant: String,
 }

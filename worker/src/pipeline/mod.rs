@@ -12,10 +12,12 @@ pub mod handover;
 pub mod infer;
 pub mod intake;
 pub mod journal;
+pub mod knees;
 pub mod meters;
 pub mod pool;
 pub mod settle;
 pub mod sink;
+pub mod sizing;
 pub mod solo;
 pub mod tail;
 
@@ -23,6 +25,7 @@ use crate::jobs::Jobs;
 use batch::{BatchRows, OpenBatch};
 use fetch::Fetcher;
 use intake::Intake;
+use knees::Knees;
 use meters::Meters;
 use pool::{Pool, PoolSettings, PoolThreads};
 use settle::{Finished, Subject};
@@ -116,8 +119,8 @@ pub enum Drained {
 }
 
 /// Starts the compute stage: decode, and infer's forward passes.
-pub fn start_pool(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Pool>, PoolThreads) {
-    Pool::start(settings, infer::forward, meters)
+pub fn start_pool(settings: PoolSettings, knees: Knees, meters: Arc<Meters>) -> (Arc<Pool>, PoolThreads) {
+    Pool::start(settings, infer::forward, knees, meters)
 }
 
 /// The same as a tokio task, for simulations: each piece of work takes `pace` of the runtime's clock.
