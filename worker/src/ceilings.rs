@@ -126,7 +126,7 @@ impl Ceilings {
 
 impl Lanes {
     fn share_threads(self, stage: Stage) -> bool {
-        stage == Stage::Decode && self.devices == 0 || stage == Stage::Forward && self.devices == 0
+        self.devices == 0 && matches!(stage, Stage::Decode | Stage::Forward)
     }
 
     fn ceiling(self, stage: Stage, seconds_an_image: f64) -> Ceiling {

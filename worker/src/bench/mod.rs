@@ -4,9 +4,9 @@
 //! them. With `--images` it then does that run, as a process of its own into a folder of its own, and says how far off
 //! the prediction was. It runs the very code of the stages; it never writes to the user's output.
 
-mod prediction;
-mod sample;
-mod stages;
+pub mod prediction;
+pub mod sample;
+pub mod stages;
 
 use crate::{
     assemble,
@@ -47,7 +47,7 @@ pub async fn bench(args: BenchArgs, format: OutputFormat) -> Result<u8> {
     };
     let measuring = {
         let args = args.clone();
-        tokio::task::spawn_blocking(move || measure(&args, &file, spec, images))
+        tokio::task::spawn_blocking(move || measure(&args, &file, spec, &images))
     };
     let (mut report, prediction) = measuring.await??;
     report["predicted"] = prediction.json();
@@ -77,7 +77,7 @@ fn measure(
     args: &BenchArgs,
     file: &model_file::ModelFile,
     spec: BundleSpec,
-    images: sample::Sample,
+    images: &sample::Sample,
 ) -> Result<(Value, Prediction)> {
     let devices = assemble::devices(&args.compute)?;
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();

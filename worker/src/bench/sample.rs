@@ -87,12 +87,16 @@ pub async fn read(
 /// # Errors
 /// If the encoder fails.
 pub fn drawn() -> Result<Sample> {
-    let files = (0..DRAWN).map(draw).collect::<Result<_>>()?;
+    let [width, height] = DRAWN_SIZE;
+    let files = (0..DRAWN).map(|seed| photo(seed, width, height)).collect::<Result<_>>()?;
     Ok(Sample { files, read: None })
 }
 
-fn draw(seed: u32) -> Result<Bytes> {
-    let [width, height] = DRAWN_SIZE;
+/// One of them.
+///
+/// # Errors
+/// If the encoder fails.
+pub fn photo(seed: u32, width: usize, height: usize) -> Result<Bytes> {
     let mut noise = seed.wrapping_mul(2_654_435_761) | 1;
     let mut pixels = Vec::with_capacity(width * height * 3);
     for y in 0..height {

@@ -16,11 +16,11 @@ use std::{
 };
 use trawl_common::{
     batch::BatchNumber,
-    bundle::Head,
+    bundle::{BundleSpec, Head},
     job::{Decode, JOB_SPEC_VERSION, JobSpec, ModelRef, Orient, Precision, Truncated},
     results::{
         part::{PartFooter, encode_part},
-        row::{Outcome, ResultRow},
+        row::{Outcome, Prediction, ResultRow},
         schema::Columns,
     },
 };
@@ -33,6 +33,9 @@ const PIXELS_KEPT: usize = 256;
 
 /// Rows of a part: the default batch.
 const ROWS: usize = 64;
+
+/// Classes kept per image: the default.
+const TOP_K: usize = 5;
 
 /// What decoding showed.
 pub struct Decoded {
@@ -121,36 +124,58 @@ pub fn knee(measured: &[(usize, Speed)]) -> Option<(usize, Speed)> {
 /// If the model's output does not fit its head.
 pub fn encode(model: &LoadedModel, patience: Duration) -> Result<Speed> {
     let width = model.replicas[0].width();
-    let values: Vec<f32> = (0..width).map(|i| ((i * 37) % 101) as f32 / 10.0).collect();
     let columns = match model.spec.head {
         Head::Classification => Columns::Classes,
         Head::Embedding | Head::Raw => Columns::Vector(u32::try_from(width)?),
     };
-    let row = |i: usize| -> Result<ResultRow> {
-        let prediction = output::interpret(&values, &model.spec, 5).context("finite numbers")?;
-        Ok(ResultRow {
-            key: format!("s3://bucket/folder/image_{i:08}.jpg"),
-            etag: Some(format!("{:032x}", i * 7919)),
-            size: 90_000,
-            width: Some(500),
-            height: Some(375),
-            outcome: Outcome::Ok(prediction),
-        })
-    };
-    let spec = job(model)?;
+    let values = values(width);
+    let prediction = output::interpret(&values, &model.spec, TOP_K).context("finite numbers")?;
+    let (spec, rows) = (job(&model.sha256)?, rows_of(ROWS, &prediction));
     together(1, patience, || {
-        let (spec, row) = (&spec, &row);
+        let (spec, rows) = (&spec, &rows);
         move || {
-            let rows: Vec<ResultRow> = (0..ROWS).map(row).collect::<Result<_>>()?;
-            let footer = PartFooter::new(spec, BatchNumber(0), "bench-0", "bench").counted(&rows);
-            encode_part(&rows, columns, &footer)?;
+            let footer = PartFooter::new(spec, BatchNumber(0), "bench-0", "bench").counted(rows);
+            encode_part(rows, columns, &footer)?;
             Ok(ROWS)
         }
     })
 }
 
+/// Rows with the `k` best of so many classes.
+///
+/// # Errors
+/// None that depends on the arguments.
+pub fn rows(count: usize, classes: usize, k: usize) -> Result<Vec<ResultRow>> {
+    let spec = BundleSpec::parse(
+        br#"{"version":1,"name":"bench","head":"classification","input":{"crop":[224,224],"resize_mode":"squash",
+            "interpolation":"nearest","mean":[0,0,0],"std":[1,1,1]}}"#,
+    )
+    .map_err(anyhow::Error::msg)?;
+    let prediction = output::interpret(&values(classes), &spec, k).context("finite numbers")?;
+    Ok(rows_of(count, &prediction))
+}
+
+fn values(width: usize) -> Vec<f32> {
+    (0..width).map(|i| ((i * 37) % 101) as f32 / 10.0).collect()
+}
+
+fn rows_of(count: usize, prediction: &Prediction) -> Vec<ResultRow> {
+    let row = |i: usize| ResultRow {
+        key: format!("s3://bucket/folder/image_{i:08}.jpg"),
+        etag: Some(format!("{:032x}", i * 7919)),
+        size: 90_000,
+        width: Some(500),
+        height: Some(375),
+        outcome: Outcome::Ok(prediction.clone()),
+    };
+    (0..count).map(row).collect()
+}
+
 /// A job for the footers; its parts are thrown away.
-fn job(model: &LoadedModel) -> Result<JobSpec> {
+///
+/// # Errors
+/// None that depends on the argument.
+pub fn job(model_sha256: &str) -> Result<JobSpec> {
     Ok(JobSpec {
         version: JOB_SPEC_VERSION,
         job: "bench".parse()?,
@@ -162,8 +187,8 @@ fn job(model: &LoadedModel) -> Result<JobSpec> {
         limit: None,
         batch_size: u32::try_from(ROWS)?,
         out: "/".into(),
-        model: ModelRef { location: "bench".into(), sha256: model.sha256.clone() },
-        topk: 5,
+        model: ModelRef { location: "bench".into(), sha256: model_sha256.to_owned() },
+        topk: TOP_K as u16,
         decode: Decode::Exact,
         truncated: Truncated::Reject,
         orient: Orient::None,

@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn it_climbs_to_the_knee_and_stays() {
         // A fixed cost a pass, worth spreading over 64 images but not over 128.
-        let (tried, found, size) = climb(auto(), |n| 1e-3 + 6e-3 / n as f64);
+        let (tried, found, size) = climb(auto(), |n| 1e-3 + 5e-3 / n as f64);
         assert_eq!((&tried[..], found, size), (&[16, 32, 64, 128][..], Found::Knee(64), 64));
     }
 
