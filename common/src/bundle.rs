@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
     fs::File,
-    io::Read,
+    io::{Read, Seek},
     path::{Path, PathBuf},
 };
 
@@ -155,7 +155,7 @@ impl BundleSpec {
         }
         let not_torch =
             |reason: &str| BundleError::NotTorchScript { path: path.into(), reason: reason.to_owned() };
-        let mut zip = zip::ZipArchive::new(file).map_err(|_| not_torch("it is not a zip archive"))?;
+        let mut zip = open_archive(file).map_err(|e| not_torch(&format!("it is no zip archive: {e}")))?;
         let names: Vec<String> = zip.file_names().filter_map(Result::ok).map(Cow::into_owned).collect();
         let root = names
             .iter()
@@ -207,6 +207,20 @@ impl BundleSpec {
         Ok(())
     }
 }
+
+/// Opens an archive that begins where its file does. zip's own search for the beginning takes the second entry of a
+/// directory for the first if the first is 76 bytes long, the length of the zip64 records that torch always writes: so
+/// it would refuse every bundle of `torch.jit.save` whose name has 13 letters ("Invalid Central Directory header").
+///
+/// # Errors
+/// zip's.
+pub fn open_archive<R: Read + Seek>(file: R) -> zip::result::ZipResult<zip::ZipArchive<R>> {
+    zip::ZipArchive::with_config(AT_START, file)
+}
+
+/// See [`open_archive`].
+pub const AT_START: zip::read::Config =
+    zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
 
 fn read_limited(source: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
