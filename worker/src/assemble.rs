@@ -94,7 +94,7 @@ pub fn pipeline(
         forward_in_pool: on_cpu,
         devices: if on_cpu { 0 } else { devices.len() },
     };
-    let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices });
+    let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices, graph_passes: args.graph_passes });
     let meters = Arc::new(Meters::new());
     let (pool, threads) = start_pool(settings, meters.clone());
     let cache = args.cache_dir();

@@ -5,7 +5,7 @@
 //! kept loaded; loading happens on a blocking thread.
 
 use crate::{
-    model::{Device, LoadedModel, Model, ModelError, torchscript::TorchScript},
+    model::{Device, GraphPasses, LoadedModel, Model, ModelError, torchscript::TorchScript},
     preprocess::{Limits, Recipe},
 };
 use std::{
@@ -77,6 +77,8 @@ pub trait Loader: Send + Sync {
 pub struct TorchLoader {
     /// One replica on each.
     pub devices: Vec<Device>,
+    /// Whether their graphs are made faster.
+    pub graph_passes: GraphPasses,
 }
 
 impl Loader for TorchLoader {
@@ -86,8 +88,10 @@ impl Loader for TorchLoader {
         spec: &BundleSpec,
         precision: Precision,
     ) -> Result<Vec<Box<dyn Model>>, ModelError> {
-        let load =
-            |device| TorchScript::load(path, spec, device, precision).map(|m| Box::new(m) as Box<dyn Model>);
+        let load = |device| {
+            TorchScript::load(path, spec, device, precision, self.graph_passes)
+                .map(|m| Box::new(m) as Box<dyn Model>)
+        };
         self.devices.iter().map(|device| load(*device)).collect()
     }
 }

@@ -1,12 +1,16 @@
 //! The model seam: pixels in, one vector of numbers per image out.
 //!
 //! Between the decode stage and the rows. The contract: as many rows out as images in, in their order.
-//! Real: [`torchscript`], the only file of the service that names tch. For tests: [`fake`], which hashes
+//! Real: [`torchscript`], which runs what [`shim`] loads and [`passes`] made faster. For tests: [`fake`], which hashes
 //! pixels. What the numbers mean (softmax, top-k) is [`output`]'s business, not the model's.
 
 pub mod cuda;
 pub mod fake;
 pub mod output;
+mod passes;
+#[cfg(test)]
+mod passes_tests;
+mod shim;
 pub mod torchscript;
 pub mod write;
 
@@ -29,6 +33,16 @@ impl fmt::Display for Device {
             Self::Cuda(n) => write!(f, "cuda:{n}"),
         }
     }
+}
+
+/// Whether a model's graph is made faster when it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum GraphPasses {
+    /// Where the outcome gives the same answers.
+    #[default]
+    On,
+    /// It runs as it was exported.
+    Off,
 }
 
 /// A text that is no device.

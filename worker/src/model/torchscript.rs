@@ -1,13 +1,16 @@
-//! TorchScript through libtorch: the only file of the service that names tch.
+//! TorchScript through libtorch.
 //!
-//! Loads a bundle, checks that it does what its description says, and runs forward passes. The pixels
+//! Loads a bundle, has its graph made faster, checks that it does what its description says, and runs forward passes. The pixels
 //! are normalised by a table of 256 entries a channel, which gives the very floats of torchvision's
 //! `ToTensor` and `Normalize`, straight into channels-last memory, the layout in which convolutions are
 //! quickest (1.3 to 1.6 times, measured). Must never run on a tokio thread.
 
-use super::{Device, Model, ModelError, Outputs};
-use std::{cell::RefCell, path::Path};
-use tch::{CModule, Kind, Tensor};
+use super::{
+    Device, GraphPasses, Model, ModelError, Outputs, passes,
+    shim::{self, Module, Passes},
+};
+use std::{cell::RefCell, path::Path, time::Instant};
+use tch::{Kind, Tensor};
 use trawl_common::{
     bundle::{BundleSpec, Head, InputSpec},
     job::Precision,
@@ -36,18 +39,15 @@ pub fn cuda_devices() -> usize {
 
 /// A loaded module with its input recipe.
 pub struct TorchScript {
-    module: CModule,
-    device: tch::Device,
-    kind: Kind,
-    table: Box<[[f32; 256]; 3]>,
-    /// Height and width of the input, in pixels.
-    crop: [usize; 2],
+    module: Module,
+    input: Input,
     row_width: usize,
 }
 
 impl TorchScript {
-    /// Loads the bundle at `path` onto `device`, runs it once to see that rows in are rows out and that the
-    /// labels fit, and once more so that the first real pass is not the slow one. Blocking.
+    /// Loads the bundle at `path` onto `device`, makes its graph faster if `graph_passes` says so and the answers stay
+    /// the same, runs it to see that rows in are rows out and that the labels fit, and once more so that the first
+    /// real pass is not the slow one. Blocking.
     ///
     /// # Errors
     /// [`ModelError`] in words that name the fix.
@@ -56,7 +56,21 @@ impl TorchScript {
         spec: &BundleSpec,
         device: Device,
         precision: Precision,
+        graph_passes: GraphPasses,
     ) -> Result<Self, ModelError> {
+        let passes = (graph_passes == GraphPasses::On).then_some(Passes::ALL);
+        Self::load_with(path, spec, device, precision, passes)
+    }
+
+    /// [`Self::load`] with a choice of passes.
+    pub(super) fn load_with(
+        path: &Path,
+        spec: &BundleSpec,
+        device: Device,
+        precision: Precision,
+        passes: Option<Passes>,
+    ) -> Result<Self, ModelError> {
+        let began = Instant::now();
         let kind = match (precision, device) {
             (Precision::Fp32, _) => Kind::Float,
             (Precision::Fp16, Device::Cuda(_)) => Kind::Half,
@@ -67,32 +81,56 @@ impl TorchScript {
                 ));
             }
         };
+        // A CPU gains nothing from graphs that are specialised to shapes, and with each new size of a micro-batch one
+        // may be compiled in the middle of a run; CUDA fuses its small operations there.
+        shim::set_specialising(device != Device::Cpu);
         let device = match device {
             Device::Cpu => tch::Device::Cpu,
             Device::Cuda(n) => tch::Device::Cuda(n),
         };
-        let mut module = CModule::load_on_device(path, device).map_err(|e| {
+        let plain = Module::load(path, device).map_err(|words| {
             ModelError::Unusable(format!(
                 "`{}` does not load as TorchScript: {}",
                 path.display(),
-                first_line(&e)
+                first_line(&words)
             ))
         })?;
-        module.f_set_eval().map_err(|e| ModelError::Unusable(first_line(&e)))?;
-        if kind != Kind::Float {
-            module.to(device, kind, false);
-        }
-        let crop = spec.input.crop.map(|side| side as usize);
-        let mut model = Self { module, device, kind, table: table(&spec.input), crop, row_width: 0 };
+        let input = Input::new(&spec.input, device);
+        let module = match passes {
+            Some(passes) => faster(plain, &input, passes, kind)?,
+            None => converted(plain, device, kind)?,
+        };
+        let mut model = Self { module, input: Input { kind, ..input }, row_width: 0 };
         model.probe(spec)?;
+        tracing::info!(duration_ms = began.elapsed().as_millis() as u64, "model loaded and run");
         Ok(model)
     }
 
-    /// Passes of one and of two blank images: the shape must follow the number of images.
+    /// Passes over one input of `batch` grey images that is prepared once, until `end`, and the number of images:
+    /// the model's own speed. Blocking; for several threads at once.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn bare_passes(&self, batch: usize, end: Instant) -> Result<u64, ModelError> {
+        let [height, width] = self.input.crop;
+        let grey = vec![127_u8; height * width * 3];
+        self.input.with_tensor(&vec![&grey[..]; batch], |x| {
+            let mut images = 0;
+            while Instant::now() < end {
+                let _output = self.module.forward(x).map_err(|words| classify(&words, first_line(&words)))?;
+                images += batch as u64;
+            }
+            Ok(images)
+        })?
+    }
+
+    /// Passes of one and of two blank images: the shape must follow the number of images. Two, since libtorch
+    /// prepares a graph in its first pass and, on CUDA, specialises it in the second.
     fn probe(&mut self, spec: &BundleSpec) -> Result<(), ModelError> {
-        let blank = vec![0_u8; self.crop[0] * self.crop[1] * 3];
+        let [height, width] = self.input.crop;
+        let blank = vec![0_u8; height * width * 3];
         for images in [&[&blank[..]][..], &[&blank[..], &blank[..]][..]] {
-            let outputs = self.run(images)?;
+            let outputs = self.input.pass(&self.module, images)?;
             self.row_width = outputs.width;
         }
         if self.row_width == 0 {
@@ -109,8 +147,81 @@ impl TorchScript {
         }
         Ok(())
     }
+}
 
-    fn run(&self, images: &[&[u8]]) -> Result<Outputs, ModelError> {
+/// The module after its passes, or as it came if they fail or change its answers; in the precision `kind`.
+fn faster(plain: Module, input: &Input, passes: Passes, kind: Kind) -> Result<Module, ModelError> {
+    let outcome = passes::optimise(&plain, input, passes).and_then(|(module, counts)| {
+        tracing::info!(
+            folded = counts.folded,
+            padding = counts.padded,
+            in_place = counts.in_place,
+            "graph passes applied: the answers are the same"
+        );
+        if kind == Kind::Float {
+            return Ok(module);
+        }
+        // Compared in single precision, since a frozen module's constants are converted by this copy alone.
+        drop(module);
+        passes::convert(&plain, input, kind)
+    });
+    match outcome {
+        Ok(module) => Ok(module),
+        Err(reason) => {
+            tracing::warn!(
+                reason = first_line(&reason),
+                "the graph passes cannot be used with this model; it runs as it was exported, which is slower \
+                 (--graph-passes off leaves this message out)"
+            );
+            converted(plain, input.device, kind)
+        }
+    }
+}
+
+fn converted(mut module: Module, device: tch::Device, kind: Kind) -> Result<Module, ModelError> {
+    if kind != Kind::Float {
+        module.convert(device, kind).map_err(|words| ModelError::Unusable(first_line(&words)))?;
+    }
+    Ok(module)
+}
+
+/// How pixels become a module's input, and its output rows.
+pub(super) struct Input {
+    device: tch::Device,
+    kind: Kind,
+    table: Box<[[f32; 256]; 3]>,
+    /// Height and width, in pixels.
+    crop: [usize; 2],
+}
+
+impl Input {
+    /// In single precision, on `device`.
+    pub(super) fn new(spec: &InputSpec, device: tch::Device) -> Self {
+        Self { device, kind: Kind::Float, table: table(spec), crop: spec.crop.map(|side| side as usize) }
+    }
+
+    /// Height and width, in pixels.
+    pub(super) fn crop(&self) -> [usize; 2] {
+        self.crop
+    }
+
+    /// One pass of `module`.
+    pub(super) fn pass(&self, module: &Module, images: &[&[u8]]) -> Result<Outputs, ModelError> {
+        self.with_tensor(images, |x| {
+            let y = module.forward(x).map_err(|words| classify(&words, first_line(&words)))?;
+            collect(&y, images.len())
+        })?
+    }
+
+    /// Lends the normalised images as one tensor; `run` must not keep it.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    pub(super) fn with_tensor<T>(
+        &self,
+        images: &[&[u8]],
+        run: impl FnOnce(&Tensor) -> T,
+    ) -> Result<T, ModelError> {
         let _no_grad = tch::no_grad_guard();
         INPUT.with_borrow_mut(|input| {
             let [height, width] = self.crop;
@@ -136,8 +247,7 @@ impl TorchScript {
             } else {
                 view.f_to_device_(self.device, self.kind, false, false).map_err(|e| forward(&e))?
             };
-            let y = self.module.forward_ts(&[x]).map_err(|e| forward(&e))?;
-            self.collect(&y, images.len())
+            Ok(run(&x))
         })
     }
 
@@ -150,29 +260,29 @@ impl TorchScript {
             out[2] = blue[usize::from(rgb[2])];
         }
     }
+}
 
-    fn collect(&self, y: &Tensor, images: usize) -> Result<Outputs, ModelError> {
-        let shape = y.size();
-        if shape.len() < 2 || shape[0] != images as i64 {
-            return Err(ModelError::Unusable(format!(
-                "the model gives an output of shape {shape:?} for {images} image(s); the first number must be the \
-                 number of images, whatever it is (a size baked in by tracing?), and there must be a second"
-            )));
-        }
-        let y = y
-            .f_to_device_(tch::Device::Cpu, Kind::Float, false, false)
-            .and_then(|y| y.f_contiguous())
-            .map_err(|e| forward(&e))?;
-        let mut values = vec![0_f32; y.numel()];
-        let count = values.len();
-        y.f_copy_data(&mut values, count).map_err(|e| forward(&e))?;
-        Ok(Outputs { width: count / images, values })
+fn collect(y: &Tensor, images: usize) -> Result<Outputs, ModelError> {
+    let shape = y.size();
+    if shape.len() < 2 || shape[0] != images as i64 {
+        return Err(ModelError::Unusable(format!(
+            "the model gives an output of shape {shape:?} for {images} image(s); the first number must be the \
+             number of images, whatever it is (a size baked in by tracing?), and there must be a second"
+        )));
     }
+    let y = y
+        .f_to_device_(tch::Device::Cpu, Kind::Float, false, false)
+        .and_then(|y| y.f_contiguous())
+        .map_err(|e| forward(&e))?;
+    let mut values = vec![0_f32; y.numel()];
+    let count = values.len();
+    y.f_copy_data(&mut values, count).map_err(|e| forward(&e))?;
+    Ok(Outputs { width: count / images, values })
 }
 
 impl Model for TorchScript {
     fn forward(&self, images: &[&[u8]]) -> Result<Outputs, ModelError> {
-        let outputs = self.run(images)?;
+        let outputs = self.input.pass(&self.module, images)?;
         if outputs.width != self.row_width {
             return Err(ModelError::Forward(format!(
                 "rows of {} numbers where there were {} before",
@@ -200,7 +310,8 @@ fn table(input: &InputSpec) -> Box<[[f32; 256]; 3]> {
 }
 
 fn forward(error: &tch::TchError) -> ModelError {
-    classify(&error.to_string(), first_line(error))
+    let words = error.to_string();
+    classify(&words, first_line(&words))
 }
 
 /// By libtorch's words, which are all that it gives. After any CUDA error but a failed allocation every later
@@ -217,9 +328,8 @@ fn classify(words: &str, shown: String) -> ModelError {
 
 /// libtorch's errors carry a C++ stack of a hundred lines; the first says what happened, and for an error
 /// inside TorchScript the last does.
-fn first_line(error: &tch::TchError) -> String {
+fn first_line(text: &str) -> String {
     const MAX_CHARS: usize = 400;
-    let text = error.to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default().to_owned();
     let words = if first.starts_with("The following operation failed") {
