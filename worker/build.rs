@@ -6,8 +6,9 @@
 use std::{env, path::Path};
 
 /// The shim's own files: what is compiled, and what else a change of must compile it again.
-const SOURCES: [&str; 3] = ["shim/module.cpp", "shim/passes.cpp", "shim/in_place.cpp"];
-const HEADERS: [&str; 4] = ["shim/shim.h", "shim/guard.h", "shim/passes.h", "shim/in_place.h"];
+const SOURCES: [&str; 4] = ["shim/module.cpp", "shim/exported.cpp", "shim/passes.cpp", "shim/in_place.cpp"];
+const HEADERS: [&str; 5] =
+    ["shim/shim.h", "shim/engine.h", "shim/guard.h", "shim/passes.h", "shim/in_place.h"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");

@@ -14,7 +14,7 @@ use std::{
 use trawl_common::{bundle::BundleSpec, job::Precision};
 use trawl_worker::{
     allocator,
-    model::{Device, GraphPasses, torchscript, torchscript::TorchScript},
+    model::{self, Device, GraphPasses, network, network::Network},
 };
 
 /// Measures forward passes of a model bundle.
@@ -43,7 +43,7 @@ struct Options {
 
 struct Contender {
     name: String,
-    model: TorchScript,
+    model: Network,
     /// Images a second and images a second of processor time, of each turn.
     rates: Vec<[f64; 2]>,
 }
@@ -54,12 +54,12 @@ fn main() -> anyhow::Result<()> {
     ensure!(options.seconds.is_finite() && options.seconds > 0.0, "--seconds must be more than 0");
     let level = if options.verbose { tracing::Level::INFO } else { tracing::Level::WARN };
     trawl_common::telemetry::init(trawl_common::telemetry::LogFormat::Pretty, level)?;
-    torchscript::prepare_process();
+    network::prepare_process();
     let mut contenders = Vec::new();
     for path in std::iter::once(&options.bundle).chain(&options.others) {
         let spec = BundleSpec::read(path)?;
         for passes in [GraphPasses::Off, GraphPasses::On] {
-            let model = TorchScript::load(path, &spec, Device::Cpu, Precision::Fp32, passes)
+            let model = model::load(path, &spec, Device::Cpu, Precision::Fp32, passes)
                 .with_context(|| format!("{}", path.display()))?;
             let name = format!("{} {passes:?}", path.display());
             contenders.push(Contender { name, model, rates: Vec::new() });
@@ -79,14 +79,14 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// One turn of all threads.
-fn turn(model: &TorchScript, options: &Options) -> anyhow::Result<[f64; 2]> {
+fn turn(model: &Network, options: &Options) -> anyhow::Result<[f64; 2]> {
     let (began, used) = (Instant::now(), processor_seconds()?);
     let end = began + Duration::from_secs_f64(options.seconds);
     let images = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..options.threads)
             .map(|_| {
                 scope.spawn(|| {
-                    torchscript::prepare_thread();
+                    network::prepare_thread();
                     model.bare_passes(options.batch.into(), end)
                 })
             })

@@ -1,10 +1,11 @@
-// Loads and runs TorchScript modules: the C side of worker/src/model/shim.rs.
+// Loads, converts and runs modules: the C side of worker/src/model/shim.rs.
 //
 // Not tch's CModule, because that can neither be made from a module of ours nor give its module away, and saving
 // and loading an optimised one would cost a copy of the weights. Must never keep a reference to a caller's tensor.
 
 #include "shim.h"
 
+#include "engine.h"
 #include "guard.h"
 #include "passes.h"
 
@@ -17,11 +18,21 @@
 #include <cstdlib>
 #include <memory>
 
-struct trawl_module {
+namespace {
+
+struct Script final : trawl_module {
+  explicit Script(torch::jit::Module loaded) : module(std::move(loaded)) {}
+  c10::IValue run(const at::Tensor& input) override {
+    return module.forward({input});
+  }
   torch::jit::Module module;
 };
 
-namespace {
+const torch::jit::Module& script(const trawl_module* module) {
+  auto it = dynamic_cast<const Script*>(module);
+  TORCH_CHECK(it, "this is no TorchScript module");
+  return it->module;
+}
 
 c10::Device device_of(int device) {
   return device < 0 ? c10::Device(c10::kCPU) : c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device));
@@ -37,7 +48,7 @@ extern "C" {
 
 char* trawl_load(const char* path, int device, trawl_module** out) {
   return trawl_guarded([&] {
-    auto loaded = std::make_unique<trawl_module>(trawl_module{torch::jit::load(path, device_of(device))});
+    auto loaded = std::make_unique<Script>(torch::jit::load(path, device_of(device)));
     loaded->module.eval();
     *out = loaded.release();
   });
@@ -47,7 +58,7 @@ char* trawl_optimise(const trawl_module* from, uint32_t passes, const at::Tensor
   return trawl_guarded([&] {
     c10::NoGradGuard no_grad;
     *counts = {};
-    auto frozen = std::make_unique<trawl_module>(trawl_module{torch::jit::freeze_module(from->module)});
+    auto frozen = std::make_unique<Script>(torch::jit::freeze_module(script(from)));
     auto graph = forward_graph(frozen->module);
     trawl::run_passes(graph, passes, {frozen->module._ivalue(), *example}, *counts);
     if (kind >= 0) trawl::convert_constants(graph, static_cast<c10::ScalarType>(kind));
@@ -56,13 +67,16 @@ char* trawl_optimise(const trawl_module* from, uint32_t passes, const at::Tensor
 }
 
 char* trawl_convert(trawl_module* module, int device, int kind) {
-  return trawl_guarded([&] { module->module.to(device_of(device), static_cast<c10::ScalarType>(kind)); });
+  return trawl_guarded([&] {
+    torch::jit::Module of_script = script(module);  // A handle to the same module.
+    of_script.to(device_of(device), static_cast<c10::ScalarType>(kind));
+  });
 }
 
 char* trawl_forward(trawl_module* module, const at::Tensor* input, at::Tensor** out) {
   return trawl_guarded([&] {
     c10::NoGradGuard no_grad;
-    auto answer = module->module.forward({*input});
+    auto answer = module->run(*input);
     TORCH_CHECK(answer.isTensor(), "the model returns ", answer.tagKind(), ", one tensor was expected");
     *out = new at::Tensor(std::move(answer).toTensor());
   });

@@ -1,4 +1,4 @@
-// What worker/src/model/shim.rs calls: TorchScript modules, loaded, made faster and run.
+// What worker/src/model/shim.rs calls: modules of TorchScript and of torch.export, loaded, made faster and run.
 //
 // A C interface, because that is what Rust can call. Every function but the two frees returns null if it did what its
 // name says, or the reason in words, to be given back to `trawl_free_text`. No C++ exception leaves it.
@@ -32,6 +32,9 @@ struct trawl_counts {
 
 // Loads the file onto `device` (CUDA device n, or the CPU for less than 0), in evaluation mode.
 char* trawl_load(const char* path, int device, trawl_module** out);
+
+// Loads a file of torch.export onto the CPU. `trawl_optimise` and `trawl_convert` refuse it.
+char* trawl_load_exported(const char* path, trawl_module** out);
 
 // A frozen and optimised copy. It shares what weights it can with `from`, which stays as it is.
 // `example`: an input of two images or more, whose shapes are looked at; it must be on the module's device.

@@ -5,7 +5,7 @@
 //! kept loaded; loading happens on a blocking thread.
 
 use crate::{
-    model::{Device, GraphPasses, LoadedModel, Model, ModelError, torchscript::TorchScript},
+    model::{self, Device, GraphPasses, LoadedModel, Model, ModelError},
     preprocess::{Limits, Recipe},
 };
 use std::{
@@ -73,7 +73,7 @@ pub trait Loader: Send + Sync {
     ) -> Result<Vec<Box<dyn Model>>, ModelError>;
 }
 
-/// Loads TorchScript onto the worker's devices.
+/// Loads models onto the worker's devices, through libtorch.
 pub struct TorchLoader {
     /// One replica on each.
     pub devices: Vec<Device>,
@@ -89,7 +89,7 @@ impl Loader for TorchLoader {
         precision: Precision,
     ) -> Result<Vec<Box<dyn Model>>, ModelError> {
         let load = |device| {
-            TorchScript::load(path, spec, device, precision, self.graph_passes)
+            model::load(path, spec, device, precision, self.graph_passes)
                 .map(|m| Box::new(m) as Box<dyn Model>)
         };
         self.devices.iter().map(|device| load(*device)).collect()

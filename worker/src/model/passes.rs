@@ -6,8 +6,8 @@
 
 use super::{
     Outputs,
+    network::Input,
     shim::{self, Counts, Module, Passes},
-    torchscript::Input,
 };
 use tch::Kind;
 

@@ -5,10 +5,11 @@
 //! beside the golden images, with the script that made them.
 
 use super::{
-    GraphPasses, Model, Outputs, passes,
+    GraphPasses, Model, Outputs,
+    network::{Input, Network},
+    passes,
     shim::{Counts, Module, Passes},
-    torchscript::{Input, TorchScript},
-    write,
+    torchscript, write,
 };
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -75,7 +76,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// Answers for images that the check does not use.
-fn answers(model: &TorchScript) -> Vec<Outputs> {
+fn answers(model: &Network) -> Vec<Outputs> {
     let images: Vec<Vec<u8>> =
         (1..=3_u8).map(|n| (0..SIDE * SIDE * 3).map(|i| (i as u8).wrapping_mul(n * 37)).collect()).collect();
     let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
@@ -182,7 +183,7 @@ fn a_pass_that_changes_the_answers_is_found_out() {
     assert!(reason.contains("is allowed"), "{reason}");
     // Then the plain one is used, and answers.
     let load =
-        |passes| TorchScript::load_with(&path, &spec(), super::Device::Cpu, Precision::Fp32, passes).unwrap();
+        |passes| torchscript::load_with(&path, &spec(), super::Device::Cpu, Precision::Fp32, passes).unwrap();
     let (off, on, wrong) = (load(None), load(Some(Passes::ALL)), load(Some(Passes::WRONG)));
     assert_eq!(answers(&wrong), answers(&off));
     assert!(close(&answers(&on), &answers(&off)));
@@ -201,7 +202,7 @@ fn modules_with_state_and_control_flow_answer_as_before() {
         "half_inside.pt",
     ] {
         let load = |passes| {
-            TorchScript::load(&golden(name), &spec(), super::Device::Cpu, Precision::Fp32, passes)
+            torchscript::load(&golden(name), &spec(), super::Device::Cpu, Precision::Fp32, passes)
                 .unwrap_or_else(|e| panic!("{name}: {e}"))
         };
         let (plain, fast) = (answers(&load(GraphPasses::Off)), answers(&load(GraphPasses::On)));

@@ -1,4 +1,4 @@
-//! TorchScript modules through the C++ in `worker/shim`: load, make faster, run.
+//! Modules through the C++ in `worker/shim`: load, make faster, run.
 //!
 //! tch's own `CModule` cannot hold a module whose graph was changed in memory, and it has no passes. Only pointers and
 //! words cross here: every C++ exception comes back as a `String`, in libtorch's words. Must never hand out a module
@@ -45,6 +45,7 @@ struct RawModule {
 
 unsafe extern "C" {
     fn trawl_load(path: *const c_char, device: c_int, out: *mut *mut RawModule) -> *mut c_char;
+    fn trawl_load_exported(path: *const c_char, out: *mut *mut RawModule) -> *mut c_char;
     fn trawl_optimise(
         from: *const RawModule,
         passes: u32,
@@ -61,7 +62,7 @@ unsafe extern "C" {
     fn trawl_free_text(text: *mut c_char);
 }
 
-/// A TorchScript module on a device, in evaluation mode.
+/// A module on a device, in evaluation mode: TorchScript's, or one of `torch.export`.
 pub(super) struct Module(NonNull<RawModule>);
 
 // SAFETY: libtorch's modules belong to no thread; the pointer is ours alone until it is dropped.
@@ -76,11 +77,20 @@ impl Module {
     /// # Errors
     /// libtorch's words.
     pub(super) fn load(path: &Path, device: Device) -> Result<Self, String> {
-        let path =
-            CString::new(path.as_os_str().as_bytes()).map_err(|_| "its name has a zero byte".to_owned())?;
-        let mut module = null_mut();
+        let (path, mut module) = (c_path(path)?, null_mut());
         // SAFETY: `path` is a C string and `module` a place to write to; both outlive the call.
         unwrap(unsafe { trawl_load(path.as_ptr(), device_number(device), &raw mut module) })?;
+        Self::own(module)
+    }
+
+    /// Loads the `torch.export` file at `path` onto the CPU. Only [`Self::forward`] is for such a module. Blocking.
+    ///
+    /// # Errors
+    /// libtorch's words.
+    pub(super) fn load_exported(path: &Path) -> Result<Self, String> {
+        let (path, mut module) = (c_path(path)?, null_mut());
+        // SAFETY: `path` is a C string and `module` a place to write to; both outlive the call.
+        unwrap(unsafe { trawl_load_exported(path.as_ptr(), &raw mut module) })?;
         Self::own(module)
     }
 
@@ -155,6 +165,10 @@ pub(super) fn set_specialising(on: bool) {
 pub(super) fn allow_tf32(on: bool) -> bool {
     // SAFETY: sets a switch of libtorch.
     unsafe { trawl_allow_tf32(c_int::from(on)) != 0 }
+}
+
+fn c_path(path: &Path) -> Result<CString, String> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| "its name has a zero byte".to_owned())
 }
 
 fn unwrap(text: *mut c_char) -> Result<(), String> {

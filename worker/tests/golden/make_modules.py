@@ -1,8 +1,10 @@
-"""Makes modules/*.pt: small TorchScript modules that tch cannot trace, for worker/src/model/passes_tests.rs.
+"""Makes modules/: small modules that tch cannot make, for the tests of worker/src/model.
 
-Run with torch 2.11: python worker/tests/golden/make_modules.py. Each takes float32 [N, 3, 32, 32].
+Run with torch 2.11: python worker/tests/golden/make_modules.py. Those of passes_tests.rs take float32 [N, 3, 32, 32].
+parity.pt and parity.pt2 are bundles: one network in both formats, with its description.
 """
 
+import json
 import warnings
 from pathlib import Path
 
@@ -103,6 +105,53 @@ class HalfInside(nn.Module):
         return self.conv(x) + x.double()
 
 
+class Parity(nn.Module):
+    """Some of everything: batch norm, depthwise, residual, dropout, an activation that takes a limit."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.drop = nn.Dropout(0.5)
+        self.classifier = nn.Linear(8, 5)
+        with torch.no_grad():
+            self.norm.running_mean.normal_()
+            self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        x = nn.functional.relu6(self.norm(self.stem(x)))
+        x = x + nn.functional.hardswish(self.depthwise(x))
+        return self.classifier(self.drop(x.mean((2, 3))))
+
+
+PARITY_SIDE = 12
+PARITY_SPEC = {
+    "version": 1,
+    "name": "parity",
+    "head": "classification",
+    "labels": [f"class {i}" for i in range(5)],
+    "input": {
+        "crop": [PARITY_SIDE, PARITY_SIDE],
+        "resize_mode": "squash",
+        "interpolation": "bilinear",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+    },
+}
+
+
+def parity():
+    model = Parity().eval()
+    example = torch.randn(2, 3, PARITY_SIDE, PARITY_SIDE)
+    extra = {"trawl.json": json.dumps(PARITY_SPEC)}
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(model, example), str(OUT / "parity.pt"), _extra_files=extra)
+        batch = torch.export.Dim("batch", min=1, max=65_536)
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, str(OUT / "parity.pt2"), extra_files=extra)
+
+
 def main():
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
@@ -118,6 +167,7 @@ def main():
     for name, module in modules.items():
         torch.jit.save(torch.jit.script(module.eval()), str(OUT / f"{name}.pt"))
     torch.jit.save(torch.jit.freeze(torch.jit.script(Activated().eval())), str(OUT / "frozen.pt"))
+    parity()
 
 
 if __name__ == "__main__":
