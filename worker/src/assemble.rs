@@ -6,7 +6,7 @@ use crate::{
     ceilings::Lanes,
     cli::{ComputeArgs, DeviceChoice},
     jobs::{Jobs, Loader, TorchLoader},
-    model::{Device, ModelError, cuda, torchscript},
+    model::{Device, ModelError, cuda, network},
     pipeline::{
         Pipeline,
         fetch::Fetcher,
@@ -42,7 +42,7 @@ pub struct Seams {
 /// # Errors
 /// [`ModelError::Device`] if a device was asked for that is not there.
 pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
-    torchscript::prepare_process();
+    network::prepare_process();
     let mut devices = Vec::new();
     for choice in &args.device {
         match choice {
@@ -50,7 +50,7 @@ pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
             // A machine with the driver's device file is worth the load; any other is a CPU machine.
             DeviceChoice::Auto if std::path::Path::new("/dev/nvidia0").exists() => {
                 match cuda::load(args.cuda_lib.as_deref()) {
-                    Ok(()) => devices.extend((0..torchscript::cuda_devices()).map(Device::Cuda)),
+                    Ok(()) => devices.extend((0..network::cuda_devices()).map(Device::Cuda)),
                     Err(error) => {
                         tracing::warn!(%error, "there is a GPU that cannot be used; going on with the CPU");
                     }
@@ -70,7 +70,7 @@ pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
     }
     if cuda_wanted {
         cuda::load(args.cuda_lib.as_deref())?;
-        let there = torchscript::cuda_devices();
+        let there = network::cuda_devices();
         if let Some(Device::Cuda(n)) = devices.iter().find(|d| matches!(d, Device::Cuda(n) if *n >= there)) {
             return Err(ModelError::Device(format!(
                 "cuda:{n} was asked for and this machine has {there} CUDA device(s): check nvidia-smi, or use --device cpu"
@@ -99,8 +99,9 @@ pub fn pipeline(
     };
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
     let cache = args.cache_dir();
-    let knees = Knees::of(&cache, format!("{} x{}", shown.join(","), settings.threads));
-    let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices });
+    let knees =
+        Knees::of(&cache, format!("{} x{} {:?}", shown.join(","), settings.threads, args.graph_passes));
+    let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices, graph_passes: args.graph_passes });
     let meters = Arc::new(Meters::new());
     meters.set_lanes(Lanes {
         threads: settings.threads,

@@ -4,7 +4,7 @@
 //! what changes only speed or safety is here.
 
 use crate::{
-    model::Device,
+    model::{Device, GraphPasses},
     pipeline::{fetch::FetchLimits, sizing::Rule},
     preprocess::{DEFAULT_MAX_FRAMES, Limits},
 };
@@ -166,6 +166,10 @@ pub struct ComputeArgs {
     /// Compute threads: decode everywhere, and the forward passes on the CPU
     #[arg(long, default_value = "auto", value_name = "auto|N")]
     pub threads: Auto,
+
+    /// Make the model's graph faster when it is loaded, if its answers stay the same
+    #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
+    pub graph_passes: GraphPasses,
 
     /// Where models from a bucket are kept [default: the user's cache folder]
     #[arg(long, value_name = "DIR", env = "TRAWL_CACHE")]

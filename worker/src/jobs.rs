@@ -7,7 +7,7 @@
 mod shared;
 
 use crate::{
-    model::{Device, LoadedModel, Model, ModelError, torchscript::TorchScript},
+    model::{self, Device, GraphPasses, LoadedModel, Model, ModelError},
     preprocess::{Limits, Recipe},
 };
 use shared::Shared;
@@ -78,10 +78,12 @@ pub trait Loader: Send + Sync {
     ) -> Result<Vec<Box<dyn Model>>, ModelError>;
 }
 
-/// Loads TorchScript onto the worker's devices.
+/// Loads models onto the worker's devices, through libtorch.
 pub struct TorchLoader {
     /// One replica on each.
     pub devices: Vec<Device>,
+    /// Whether their graphs are made faster.
+    pub graph_passes: GraphPasses,
 }
 
 impl Loader for TorchLoader {
@@ -91,8 +93,10 @@ impl Loader for TorchLoader {
         spec: &BundleSpec,
         precision: Precision,
     ) -> Result<Vec<Box<dyn Model>>, ModelError> {
-        let load =
-            |device| TorchScript::load(path, spec, device, precision).map(|m| Box::new(m) as Box<dyn Model>);
+        let load = |device| {
+            model::load(path, spec, device, precision, self.graph_passes)
+                .map(|m| Box::new(m) as Box<dyn Model>)
+        };
         self.devices.iter().map(|device| load(*device)).collect()
     }
 }

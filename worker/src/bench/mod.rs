@@ -12,7 +12,7 @@ use crate::{
     assemble,
     cli::{BenchArgs, ComputeArgs},
     jobs::{Loader, TorchLoader},
-    model::LoadedModel,
+    model::{GraphPasses, LoadedModel},
     pipeline::sizing::Rule,
     preprocess::Recipe,
     report::rate,
@@ -86,7 +86,11 @@ fn measure(
     let on_cpu = devices == [crate::model::Device::Cpu];
     let lanes = if on_cpu { 0 } else { devices.len() };
     let began = Instant::now();
-    let replicas = TorchLoader { devices }.load(&file.path, &spec, args.precision)?;
+    let replicas = TorchLoader { devices, graph_passes: args.compute.graph_passes }.load(
+        &file.path,
+        &spec,
+        args.precision,
+    )?;
     let loaded = began.elapsed();
     let recipe = Recipe {
         input: spec.input.clone(),
@@ -140,7 +144,7 @@ fn sizes(rule: Rule) -> Vec<usize> {
 fn run(args: &BenchArgs, micro_batch: u64) -> Result<Value> {
     let out = tempfile::tempdir().context("a folder for the run's output")?;
     let program = std::env::current_exe().context("the path of this program")?;
-    let ComputeArgs { fetches, fetch_memory, max_image_bytes, .. } = &args.compute;
+    let ComputeArgs { fetches, fetch_memory, max_image_bytes, graph_passes, .. } = &args.compute;
     let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
     let mut command = std::process::Command::new(program);
     command
@@ -154,6 +158,7 @@ fn run(args: &BenchArgs, micro_batch: u64) -> Result<Value> {
         .args(["--threads", &args.compute.thread_count().to_string(), "--fetches", &fetches.to_string()])
         .args(["--fetch-memory", &fetch_memory.to_string()])
         .args(["--max-image-bytes", &max_image_bytes.to_string()])
+        .args(["--graph-passes", if *graph_passes == GraphPasses::On { "on" } else { "off" }])
         .arg("--cache")
         .arg(args.compute.cache_dir());
     for device in &args.compute.device {

@@ -2,7 +2,7 @@
 
 use super::prediction::Speed;
 use crate::{
-    model::{LoadedModel, output, torchscript},
+    model::{LoadedModel, network, output},
     preprocess::{self, Recipe, Scratch},
 };
 use anyhow::{Context, Result, ensure};
@@ -96,7 +96,7 @@ pub fn forward(
         let images: Vec<&[u8]> = pixels.iter().cycle().take(size).map(Vec::as_slice).collect();
         let lane = AtomicUsize::new(0);
         let speed = together(threads, patience, || {
-            torchscript::prepare_thread();
+            network::prepare_thread();
             let (images, replica) = (&images, lane.fetch_add(1, Ordering::Relaxed) % model.replicas.len());
             move || {
                 model.replicas[replica].forward(images)?;

@@ -235,7 +235,7 @@ impl Pool {
     }
 
     fn work(&self, decodes: bool, forwards: bool, replica: usize) {
-        crate::model::torchscript::prepare_thread();
+        crate::model::network::prepare_thread();
         let mut scratch = Scratch::new();
         while self.perform(self.next(decodes, forwards), replica, &mut scratch) {}
     }
