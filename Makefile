@@ -9,7 +9,7 @@ PYTHON := .venv/bin/python -B
 # rustup's place, for a shell that did not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test check sim lint chaos stack-up stack-down clean distclean
+.PHONY: help setup demo test check sim lint chaos bench stack-up stack-down clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,15 @@ chaos: ## MINUTES=10 SEED=7: real servers and workers under a seeded mix of faul
 	@$(SETUP)
 	cargo build -p trawl-producer -p trawl-worker -p trawl-tests --bins --examples
 	cargo run -q -p trawl-tests --bin chaos -- --minutes $(MINUTES) --seed $(or $(SEED),1)
+
+BENCH_IMAGES ?= .demo/photos
+BENCH_MODELS ?= $(wildcard .demo/efficientnet-lite0.pt)
+bench: ## decode, resize, encode and plan on one core, then whole runs: BENCH_MODELS="a.pt b.pt" BENCH_IMAGES=photos (those of the demo)
+	@$(SETUP) build
+	cargo build --release -p trawl-worker --bins
+	cargo bench -p trawl-worker --bench stages
+	@python3 -B bench/stages.py $${CARGO_TARGET_DIR:-target} --out bench/results/stages.json \
+		$(if $(BENCH_MODELS),$(foreach model,$(BENCH_MODELS),--model $(model)) --images $(BENCH_IMAGES))
 
 stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
 	@$(SETUP) python servers

@@ -1,8 +1,14 @@
-//! Gives this package's binaries, tests and examples the run path to libtorch, so that nothing needs `LD_LIBRARY_PATH`.
+//! Compiles `shim/`, the C++ that tch has no words for, and gives this package's binaries, tests and examples the run
+//! path to libtorch, so that nothing needs `LD_LIBRARY_PATH`.
 //!
 //! tch sets one for its own binaries only: a link argument of a build script does not reach dependents.
 
 use std::{env, path::Path};
+
+/// The shim's own files: what is compiled, and what else a change of must compile it again.
+const SOURCES: [&str; 4] = ["shim/module.cpp", "shim/exported.cpp", "shim/passes.cpp", "shim/in_place.cpp"];
+const HEADERS: [&str; 5] =
+    ["shim/shim.h", "shim/engine.h", "shim/guard.h", "shim/passes.h", "shim/in_place.h"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -22,4 +28,21 @@ fn main() {
     for up in ["../..", "../../.."] {
         println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/{up}/.libtorch/lib");
     }
+    compile_shim(folder.parent().expect("the folder `lib` is in one"));
+}
+
+/// With the flags of torch-sys, whose tensors it shares: the same C++ ABI, or nothing links.
+fn compile_shim(libtorch: &Path) {
+    let mut build = cc::Build::new();
+    // Optimised in a debug build too: what is slow there is libtorch's headers, not ours.
+    build.cpp(true).pic(true).opt_level(2).flag("-std=c++17").flag("-Wall").flag("-Wextra");
+    build.define("_GLIBCXX_USE_CXX11_ABI", "1").define("GLOG_USE_GLOG_EXPORT", None);
+    // As system headers, whose warnings are not ours to mend.
+    for include in ["include", "include/torch/csrc/api/include"] {
+        build.flag("-isystem").flag(libtorch.join(include));
+    }
+    for file in SOURCES.into_iter().chain(HEADERS) {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    build.files(SOURCES).compile("trawl_shim");
 }

@@ -1,4 +1,4 @@
-//! A model bundle: one TorchScript file that describes itself.
+//! A model bundle: one TorchScript or `torch.export` file that describes itself.
 //!
 //! The producer reads it to refuse a bad model before anything is enqueued, the worker to know how to make
 //! pixels and what to do with the output. Only the zip directory and `trawl.json` are read here; the code
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
     fs::File,
-    io::Read,
+    io::{Read, Seek},
     path::{Path, PathBuf},
 };
 
@@ -110,9 +110,9 @@ pub enum BundleError {
         /// The system's words.
         reason: String,
     },
-    /// No zip archive, or one that is not TorchScript's.
+    /// No zip archive, or one of neither format.
     #[error(
-        "the model `{path}` is not TorchScript ({reason}): make a bundle with `python worker/models/export.py`"
+        "the model `{path}` is not TorchScript and no torch.export file ({reason}): make a bundle with `python worker/models/export.py`"
     )]
     NotTorchScript {
         /// The file.
@@ -120,7 +120,7 @@ pub enum BundleError {
         /// What was missing.
         reason: String,
     },
-    /// TorchScript without a description.
+    /// A model without a description.
     #[error(
         "the model `{path}` does not say how images are prepared: it has no `trawl.json` inside and there is no \
          `{beside}` beside it; make a bundle with `python worker/models/export.py`"
@@ -147,23 +147,9 @@ impl BundleSpec {
     /// # Errors
     /// [`BundleError`]. Blocking: reads the zip directory and one member.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
+        let Archive { mut zip, root, .. } = Archive::open(path)?;
         let unreadable =
             |e: std::io::Error| BundleError::Unreadable { path: path.into(), reason: e.to_string() };
-        let file = File::open(path).map_err(unreadable)?;
-        if file.metadata().map_err(unreadable)?.is_dir() {
-            return Err(BundleError::Unreadable { path: path.into(), reason: "it is a folder".into() });
-        }
-        let not_torch =
-            |reason: &str| BundleError::NotTorchScript { path: path.into(), reason: reason.to_owned() };
-        let mut zip = zip::ZipArchive::new(file).map_err(|_| not_torch("it is not a zip archive"))?;
-        let names: Vec<String> = zip.file_names().filter_map(Result::ok).map(Cow::into_owned).collect();
-        let root = names
-            .iter()
-            .find_map(|name| name.strip_suffix("/constants.pkl"))
-            .ok_or_else(|| not_torch("it has no constants.pkl"))?;
-        if !names.iter().any(|name| name.starts_with(&format!("{root}/code/"))) {
-            return Err(not_torch("it has no code: it may be a plain torch.save of weights"));
-        }
         let json = match zip.by_name(&format!("{root}/extra/{EXTRA_NAME}")) {
             Ok(member) => read_limited(member).map_err(unreadable)?,
             Err(_) => match File::open(path.with_extension("json")) {
@@ -207,6 +193,75 @@ impl BundleSpec {
         Ok(())
     }
 }
+
+/// What a bundle's model is written in; both carry their description in the same place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BundleFormat {
+    /// `torch.jit.save`.
+    TorchScript,
+    /// `torch.export.save`: a graph, no code.
+    Exported,
+}
+
+impl BundleFormat {
+    /// The format of the bundle at `path`, by what is in it; names tell nothing, since caches name bundles by their
+    /// digest.
+    ///
+    /// # Errors
+    /// [`BundleError`]. Blocking: reads the zip directory.
+    pub fn of(path: &Path) -> Result<Self, BundleError> {
+        Archive::open(path).map(|archive| archive.format)
+    }
+}
+
+/// A bundle's zip directory.
+struct Archive {
+    zip: zip::ZipArchive<File>,
+    /// The folder that all members are in.
+    root: String,
+    format: BundleFormat,
+}
+
+impl Archive {
+    fn open(path: &Path) -> Result<Self, BundleError> {
+        let unreadable =
+            |e: std::io::Error| BundleError::Unreadable { path: path.into(), reason: e.to_string() };
+        let file = File::open(path).map_err(unreadable)?;
+        if file.metadata().map_err(unreadable)?.is_dir() {
+            return Err(BundleError::Unreadable { path: path.into(), reason: "it is a folder".into() });
+        }
+        let not_torch = |reason: String| BundleError::NotTorchScript { path: path.into(), reason };
+        let zip = open_archive(file).map_err(|e| not_torch(format!("it is no zip archive: {e}")))?;
+        let names: Vec<String> = zip.file_names().filter_map(Result::ok).map(Cow::into_owned).collect();
+        let root_of =
+            |member: &str| names.iter().find_map(|name| Some(name.strip_suffix(member)?.to_owned()));
+        if let Some(root) = root_of("/models/model.json") {
+            return Ok(Self { zip, root, format: BundleFormat::Exported });
+        }
+        if names.iter().any(|name| name.contains("/data/aotinductor/")) {
+            return Err(not_torch("it is an AOTInductor package, compiled for one kind of machine".into()));
+        }
+        let root = root_of("/constants.pkl").ok_or_else(|| not_torch("it has no constants.pkl".into()))?;
+        if !names.iter().any(|name| name.starts_with(&format!("{root}/code/"))) {
+            return Err(not_torch("it has no code: it may be a plain torch.save of weights".into()));
+        }
+        Ok(Self { zip, root, format: BundleFormat::TorchScript })
+    }
+}
+
+/// Opens an archive that begins where its file does. zip's own search for the beginning takes the second entry of a
+/// directory for the first if the first is 76 bytes long, the length of the zip64 records that torch always writes: so
+/// it would refuse every bundle of `torch.jit.save` whose name has 13 letters ("Invalid Central Directory header").
+///
+/// # Errors
+/// zip's.
+pub fn open_archive<R: Read + Seek>(file: R) -> zip::result::ZipResult<zip::ZipArchive<R>> {
+    zip::ZipArchive::with_config(AT_START, file)
+}
+
+/// See [`open_archive`].
+pub const AT_START: zip::read::Config =
+    zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
 
 fn read_limited(source: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

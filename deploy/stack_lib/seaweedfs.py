@@ -88,7 +88,7 @@ def ready(record: Dict[str, Any], _here: Path) -> str:
     """Empty when an object can be written to and removed from the bucket: listening comes well before that."""
     try:
         for method, body, expected in (("PUT", b"ready", (200,)), ("DELETE", b"", (200, 204))):
-            status, answer = _signed(record, method, f"/{BUCKET}/{PROBE_KEY}", body)
+            status, answer = signed(record, method, f"/{BUCKET}/{PROBE_KEY}", body)
             if status not in expected:
                 return f"{method} {BUCKET}/{PROBE_KEY} gave {status}: {answer[:200]!r}"
     except (OSError, http.client.HTTPException) as e:
@@ -96,7 +96,7 @@ def ready(record: Dict[str, Any], _here: Path) -> str:
     return ""
 
 
-def _signed(record: Dict[str, Any], method: str, path: str, body: bytes) -> Tuple[int, bytes]:
+def signed(record: Dict[str, Any], method: str, path: str, body: bytes) -> Tuple[int, bytes]:
     """One request with an AWS signature, version 4."""
     host = f"{HOST}:{record['ports']['s3']}"
     now = datetime.datetime.now(datetime.timezone.utc)

@@ -224,7 +224,7 @@ mod tests {
     use trawl_common::{
         batch::BatchNumber,
         broker::memory::MemoryBroker,
-        ledger::{BatchOutcome, Claim, Completion, JobRecord},
+        ledger::{BatchOutcome, Begun, Claim, Completion, JobRecord},
     };
 
     enum Answer {
@@ -255,6 +255,14 @@ mod tests {
         }
         async fn is_done(&self, _: &JobId, _: BatchNumber) -> Result<bool, LedgerError> {
             unreachable!("a watch asks for counters only")
+        }
+        async fn begin(
+            &self,
+            _: &JobId,
+            _: BatchNumber,
+            _: Option<&str>,
+        ) -> Result<Option<Begun>, LedgerError> {
+            unreachable!("a watch works on no batch")
         }
         async fn complete(
             &self,

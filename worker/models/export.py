@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Makes a model bundle: one TorchScript file that carries how images are prepared and what its output means.
+"""Makes a model bundle: one file that carries a model, how images are prepared and what its output means.
 
     export.py torchvision:resnet50 --out resnet50.pt
     export.py torchvision:vit_b_16 --weights IMAGENET1K_SWAG_LINEAR_V1 --out vit.pt
     export.py timm:convnext_tiny.fb_in22k --out convnext.pt
     export.py timm:resnet50 --embedding --out embeddings.pt
     export.py mypackage.models:build --weights state.pt --spec spec.json --out mine.pt
+    export.py mypackage.models:build --spec spec.json --out mine.pt2
 
 Categories, sizes, interpolation, mean and standard deviation come from the weights' own description; for your own
-module they come from --spec, a JSON file as trawl.json in the bundle. The model is traced, frozen, saved, loaded again
-and compared with the original at several batch sizes before the file gets its name.
+module they come from --spec, a JSON file as trawl.json in the bundle. The model is traced and frozen (.pt, TorchScript:
+faster, and for CUDA) or exported (.pt2, torch.export: what PyTorch goes on with; CPU only), saved, loaded again and
+compared with the original at several batch sizes before the file gets its name.
 
 Needs torch (2.11, as trawl itself), and torchvision or timm for those sources: pip install torch torchvision timm
 """
@@ -30,6 +32,8 @@ SPEC_VERSION = 1
 # Not 1, which hides what depends on the batch's size.
 TRACE_BATCH = 2
 CHECK_BATCHES = (1, 3)
+# Far beyond any micro-batch; the graph holds a limit.
+MAX_EXPORTED_BATCH = 65_536
 # Relative to the largest output: logits reach from 1 to 100, and freezing folds batch norm in single precision.
 TOLERANCE = 1e-4
 INTERPOLATIONS = {"nearest", "bilinear", "bicubic", "lanczos"}
@@ -242,7 +246,7 @@ def _check_spec(spec: Spec) -> None:
 
 
 def _write(torch: Any, model: Any, spec: Spec, args: argparse.Namespace) -> Tuple[int, List[int]]:
-    """Traces, saves and checks; returns the file's size and the output's shape for one image."""
+    """Exports, saves and checks; returns the file's size and the output's shape for one image."""
     out = Path(args.out)
     if not out.parent.is_dir():
         raise ExportFailure(f"the folder {out.parent} does not exist: make it, or choose another --out")
@@ -256,20 +260,44 @@ def _write(torch: Any, model: Any, spec: Spec, args: argparse.Namespace) -> Tupl
         # What it warns of, a branch or a size that was fixed, is what the comparison below looks for.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         example = torch.randn(TRACE_BATCH, 3, height, width)
-        try:
-            module = torch.jit.trace(model, example, check_trace=False)
-            if args.freeze:
-                module = torch.jit.freeze(module)
-        except (RuntimeError, torch.jit.TracingCheckError) as e:
-            raise ExportFailure(f"the model cannot be traced: {e}") from e
         # In a folder beside it under the same name: the name becomes the root inside the archive.
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as work:
             made = Path(work) / out.name
-            torch.jit.save(module, str(made), _extra_files={"trawl.json": json.dumps(spec)})
-            shape = _compare(torch, original, torch.jit.load(str(made), map_location="cpu"), (height, width), spec)
+            save = _save_exported if _format(args) == "pt2" else _save_script
+            loaded = save(torch, model, example, made, {"trawl.json": json.dumps(spec)}, args)
+            shape = _compare(torch, original, loaded, (height, width), spec)
             size = made.stat().st_size
             os.replace(made, out)
     return size, shape
+
+
+def _format(args: argparse.Namespace) -> str:
+    return str(args.format or ("pt2" if args.out.endswith(".pt2") else "pt"))
+
+
+def _save_script(torch: Any, model: Any, example: Any, made: Path, extra: Dict[str, str], args: argparse.Namespace) -> Any:
+    """Saves the traced model and gives back what the file holds."""
+    try:
+        module = torch.jit.trace(model, example, check_trace=False)
+        if args.freeze:
+            module = torch.jit.freeze(module)
+    except (RuntimeError, torch.jit.TracingCheckError) as e:
+        raise ExportFailure(f"the model cannot be traced: {e}") from e
+    torch.jit.save(module, str(made), _extra_files=extra)
+    return torch.jit.load(str(made), map_location="cpu")
+
+
+def _save_exported(torch: Any, model: Any, example: Any, made: Path, extra: Dict[str, str], args: argparse.Namespace) -> Any:
+    """Saves the exported model and gives back what the file holds."""
+    batch = torch.export.Dim("batch", min=1, max=MAX_EXPORTED_BATCH)
+    try:
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    except Exception as e:  # torch.export raises many kinds
+        first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ExportFailure(f"torch.export cannot export the model: {first}; use --format pt") from e
+    # torch.export wants this suffix and warns of another.
+    torch.export.save(program, str(made), extra_files=extra)
+    return torch.export.load(str(made)).module()
 
 
 def _compare(torch: Any, original: Any, loaded: Any, side: Tuple[int, int], spec: Spec) -> List[int]:
@@ -332,13 +360,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="torchvision:NAME, timm:NAME[.TAG], or module:function, which returns a torch.nn.Module")
     parser.add_argument("--out", required=True, metavar="X.pt", help="the bundle to write")
+    parser.add_argument(
+        "--format", choices=("pt", "pt2"), help="TorchScript or torch.export (default: by the name, pt2 for X.pt2)"
+    )
     parser.add_argument("--weights", help="torchvision: the name of the weights; else a file with a state dict")
     parser.add_argument("--spec", metavar="FILE.json", help="keys of trawl.json; for torchvision and timm they replace the weights' own")
     parser.add_argument("--name", help="the model's name, for people")
     parser.add_argument("--embedding", action="store_true", help="leave the classifier off: one vector an image")
     parser.add_argument(
         "--freeze", action=argparse.BooleanOptionalAction, default=True,
-        help="make weights constants and fold batch norm; faster (default: on)",
+        help="pt: make weights constants and fold batch norm; faster (default: on)",
     )
     return parser
 

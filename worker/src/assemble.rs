@@ -3,12 +3,14 @@
 //! Between the command line and the pipeline, for `serve` and `run` alike.
 
 use crate::{
+    ceilings::Lanes,
     cli::{ComputeArgs, DeviceChoice},
     jobs::{Jobs, Loader, TorchLoader},
-    model::{Device, ModelError, cuda, torchscript},
+    model::{Device, ModelError, cuda, network},
     pipeline::{
         Pipeline,
         fetch::Fetcher,
+        knees::Knees,
         meters::Meters,
         pool::{PoolSettings, PoolThreads},
         solo::Room,
@@ -40,7 +42,7 @@ pub struct Seams {
 /// # Errors
 /// [`ModelError::Device`] if a device was asked for that is not there.
 pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
-    torchscript::prepare_process();
+    network::prepare_process();
     let mut devices = Vec::new();
     for choice in &args.device {
         match choice {
@@ -48,7 +50,7 @@ pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
             // A machine with the driver's device file is worth the load; any other is a CPU machine.
             DeviceChoice::Auto if std::path::Path::new("/dev/nvidia0").exists() => {
                 match cuda::load(args.cuda_lib.as_deref()) {
-                    Ok(()) => devices.extend((0..torchscript::cuda_devices()).map(Device::Cuda)),
+                    Ok(()) => devices.extend((0..network::cuda_devices()).map(Device::Cuda)),
                     Err(error) => {
                         tracing::warn!(%error, "there is a GPU that cannot be used; going on with the CPU");
                     }
@@ -68,7 +70,7 @@ pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
     }
     if cuda_wanted {
         cuda::load(args.cuda_lib.as_deref())?;
-        let there = torchscript::cuda_devices();
+        let there = network::cuda_devices();
         if let Some(Device::Cuda(n)) = devices.iter().find(|d| matches!(d, Device::Cuda(n) if *n >= there)) {
             return Err(ModelError::Device(format!(
                 "cuda:{n} was asked for and this machine has {there} CUDA device(s): check nvidia-smi, or use --device cpu"
@@ -78,11 +80,12 @@ pub fn devices(args: &ComputeArgs) -> Result<Vec<Device>, ModelError> {
     Ok(devices)
 }
 
-/// A pipeline that is ready to serve, and the threads that it computes on. `at_hand`: a bundle that is here
+/// A pipeline that is ready to serve `prefetch` batches at once, and the threads that it computes on. `at_hand`: a bundle that is here
 /// and verified already.
 pub fn pipeline(
     args: &ComputeArgs,
     devices: Vec<Device>,
+    prefetch: u16,
     queue: QueueName,
     seams: Seams,
     at_hand: Option<ModelFile>,
@@ -90,14 +93,23 @@ pub fn pipeline(
     let on_cpu = devices == [Device::Cpu];
     let settings = PoolSettings {
         threads: args.thread_count(),
-        micro_batch: args.micro_batch_size(&devices),
+        micro_batch: args.micro_batch_rule(&devices),
         forward_in_pool: on_cpu,
         devices: if on_cpu { 0 } else { devices.len() },
     };
-    let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices });
-    let meters = Arc::new(Meters::new());
-    let (pool, threads) = start_pool(settings, meters.clone());
+    let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
     let cache = args.cache_dir();
+    let knees =
+        Knees::of(&cache, format!("{} x{} {:?}", shown.join(","), settings.threads, args.graph_passes));
+    let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices, graph_passes: args.graph_passes });
+    let meters = Arc::new(Meters::new());
+    meters.set_lanes(Lanes {
+        threads: settings.threads,
+        devices: settings.devices,
+        fetches: usize::from(args.fetches),
+        batches: usize::from(prefetch),
+    });
+    let (pool, threads) = start_pool(settings, knees, meters.clone());
     let pipeline = Pipeline {
         jobs: Arc::new(Jobs::new(seams.stores.clone(), loader, cache, args.image_limits(), at_hand)),
         fetcher: Arc::new(Fetcher::new(seams.stores.clone(), args.fetch_limits(), meters.clone())),

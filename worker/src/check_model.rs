@@ -7,6 +7,7 @@ use crate::{
     cli::CheckModelArgs,
     jobs::{Loader, TorchLoader},
     model::{Model, output},
+    pipeline::sizing::Sizing,
     preprocess::{self, Recipe, Scratch},
 };
 use anyhow::{Context, Result, anyhow};
@@ -49,10 +50,11 @@ pub async fn check_model(args: CheckModelArgs, format: OutputFormat) -> Result<u
 fn check(args: &CheckModelArgs, file: &model_file::ModelFile) -> Result<serde_json::Value> {
     let spec = BundleSpec::read(&file.path)?;
     let devices = assemble::devices(&args.compute)?;
-    let micro_batch = args.compute.micro_batch_size(&devices);
+    let micro_batch = Sizing::new(args.compute.micro_batch_rule(&devices), None).full();
     let began = Instant::now();
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
-    let replicas = TorchLoader { devices }.load(&file.path, &spec, Precision::Fp32)?;
+    let loader = TorchLoader { devices, graph_passes: args.compute.graph_passes };
+    let replicas = loader.load(&file.path, &spec, Precision::Fp32)?;
     let loaded = began.elapsed();
     let model = replicas.first().context("a device has a replica")?;
     let [height, width] = spec.input.crop;

@@ -4,25 +4,25 @@
 //! what changes only speed or safety is here.
 
 use crate::{
-    model::Device,
-    pipeline::fetch::FetchLimits,
+    model::{Device, GraphPasses},
+    pipeline::{fetch::FetchLimits, sizing::Rule},
     preprocess::{DEFAULT_MAX_FRAMES, Limits},
 };
 use clap::{Args, Parser, Subcommand};
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use trawl_common::{
     config::{JobArgs, OutputFormat, ServiceArgs},
-    job::QueueName,
+    job::{Decode, Precision, QueueName},
     model_file,
     telemetry::LogFormat,
 };
 
-/// Images in a full micro-batch on a CPU: throughput is flat from 8 to 32 (EfficientNet-Lite0, measured),
-/// and a smaller one fills sooner.
-const CPU_MICRO_BATCH: usize = 16;
+/// The first size of a micro-batch on a CPU: throughput is nearly flat from 8 to 32 (EfficientNet-Lite0, measured),
+/// and a small one fills sooner. No larger one than the second is tried: activations outgrow every cache by then.
+const CPU_MICRO_BATCH: Rule = Rule::Climb { start: 16, most: 64 };
 
-/// Images in a full micro-batch on a CUDA device.
-const CUDA_MICRO_BATCH: usize = 64;
+/// The same on a CUDA device: convolutions at 224 pixels fill an H100 at some hundreds.
+const CUDA_MICRO_BATCH: Rule = Rule::Climb { start: 64, most: 512 };
 
 /// Runs a PyTorch vision model over batches of images
 #[derive(Debug, Parser)]
@@ -33,7 +33,8 @@ const CUDA_MICRO_BATCH: usize = 64;
     after_help = "Examples:
   trawl-worker --queue default                 serve the lane `default` (TRAWL_AMQP_URL, TRAWL_REDIS_URL)
   trawl-worker run photos --model m.pt --out o everything in this process, no servers
-  trawl-worker check-model m.pt                does this bundle load, and what does it want?"
+  trawl-worker check-model m.pt                does this bundle load, and what does it want?
+  trawl-worker bench --model m.pt              how fast is it here, and what binds?"
 )]
 pub struct Cli {
     /// What to do; serving is the default
@@ -66,6 +67,8 @@ pub enum Command {
     Run(RunArgs),
     /// Load a model bundle, run it once, and say what it is
     CheckModel(CheckModelArgs),
+    /// Measure each stage alone, predict a run from them, and do one
+    Bench(BenchArgs),
 }
 
 /// Flags of `serve`.
@@ -156,13 +159,17 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "PATH", env = "TRAWL_CUDA_LIB")]
     pub cuda_lib: Option<String>,
 
-    /// Images in one forward pass
+    /// Images in one forward pass; auto climbs to the best size during the work and remembers it
     #[arg(long, default_value = "auto", value_name = "auto|N")]
     pub micro_batch: Auto,
 
     /// Compute threads: decode everywhere, and the forward passes on the CPU
     #[arg(long, default_value = "auto", value_name = "auto|N")]
     pub threads: Auto,
+
+    /// Make the model's graph faster when it is loaded, if its answers stay the same
+    #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
+    pub graph_passes: GraphPasses,
 
     /// Where models from a bucket are kept [default: the user's cache folder]
     #[arg(long, value_name = "DIR", env = "TRAWL_CACHE")]
@@ -196,6 +203,15 @@ pub enum DeviceChoice {
     Auto,
     /// This one.
     Given(Device),
+}
+
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Given(device) => device.fmt(f),
+        }
+    }
 }
 
 impl std::str::FromStr for DeviceChoice {
@@ -243,10 +259,10 @@ impl ComputeArgs {
         self.cache.clone().unwrap_or_else(model_file::default_cache_dir)
     }
 
-    /// Images in a full micro-batch on `devices`.
-    pub fn micro_batch_size(&self, devices: &[Device]) -> usize {
+    /// How many images a full micro-batch has on `devices`.
+    pub fn micro_batch_rule(&self, devices: &[Device]) -> Rule {
         match self.micro_batch {
-            Auto::Given(n) => n.get(),
+            Auto::Given(n) => Rule::Fixed(n.get()),
             Auto::Auto if devices == [Device::Cpu] => CPU_MICRO_BATCH,
             Auto::Auto => CUDA_MICRO_BATCH,
         }
@@ -287,6 +303,61 @@ pub struct CheckModelArgs {
     pub compute: ComputeArgs,
 }
 
+/// Flags of `bench`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  trawl-worker bench --model resnet50.pt                  what this machine does with photos of 500x375
+  trawl-worker bench --model m.pt --images photos/        the same with yours, and a real run to compare with
+  trawl-worker bench --model m.pt --images s3://b/photos/ with the store's latency")]
+pub struct BenchArgs {
+    /// The bundle, local or s3://
+    #[arg(long, value_name = "BUNDLE")]
+    pub model: String,
+
+    /// A folder or s3:// prefix of images; without it, photo-like ones are drawn
+    #[arg(long, value_name = "SOURCE")]
+    pub images: Option<String>,
+
+    /// Take no more of the images than this
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=10_000_000), value_name = "N")]
+    pub limit: u64,
+
+    /// Seconds for each measurement
+    #[arg(long, default_value_t = 2.0, value_parser = seconds, value_name = "SECONDS")]
+    pub seconds: f64,
+
+    /// Measure and predict, and do not run
+    #[arg(long)]
+    pub no_run: bool,
+
+    /// As in a job: Pillow's pixels, or close ones sooner
+    #[arg(long, value_enum, default_value = "exact")]
+    pub decode: Decode,
+
+    /// As in a job
+    #[arg(long, value_enum, default_value = "fp32")]
+    pub precision: Precision,
+
+    #[command(flatten)]
+    #[expect(missing_docs)]
+    pub compute: ComputeArgs,
+}
+
+impl BenchArgs {
+    /// The time of each measurement.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 600.0;
+    match text.parse::<f64>() {
+        Ok(n) if n > 0.0 && n <= MOST => Ok(n),
+        _ => Err(format!("`{text}` is no time from 0 to {MOST} seconds")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,7 +383,7 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!(cli.serve.queue.iter().map(QueueName::as_str).collect::<Vec<_>>(), ["q1", "q2"]);
         assert_eq!(cli.serve.compute.thread_count(), 3);
-        assert_eq!(cli.serve.compute.micro_batch_size(&[Device::Cpu]), CPU_MICRO_BATCH);
+        assert_eq!(cli.serve.compute.micro_batch_rule(&[Device::Cpu]), CPU_MICRO_BATCH);
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! model is loaded only if message, spec and file agree on its digest. At most [`MAX_MODELS`] models are
 //! kept loaded; loading happens on a blocking thread.
 
+mod shared;
+
 use crate::{
-    model::{Device, LoadedModel, Model, ModelError, torchscript::TorchScript},
+    model::{self, Device, GraphPasses, LoadedModel, Model, ModelError},
     preprocess::{Limits, Recipe},
 };
+use shared::Shared;
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -57,6 +60,8 @@ pub struct JobContext {
     pub model: Arc<LoadedModel>,
     /// What a create-only put to its output is worth.
     pub conditional_put: ConditionalPut,
+    /// Whether the output is still this submission's, as it was read last.
+    current: Shared<bool>,
 }
 
 /// How models are loaded: real ones by [`TorchLoader`], fakes in tests.
@@ -73,10 +78,12 @@ pub trait Loader: Send + Sync {
     ) -> Result<Vec<Box<dyn Model>>, ModelError>;
 }
 
-/// Loads TorchScript onto the worker's devices.
+/// Loads models onto the worker's devices, through libtorch.
 pub struct TorchLoader {
     /// One replica on each.
     pub devices: Vec<Device>,
+    /// Whether their graphs are made faster.
+    pub graph_passes: GraphPasses,
 }
 
 impl Loader for TorchLoader {
@@ -86,8 +93,10 @@ impl Loader for TorchLoader {
         spec: &BundleSpec,
         precision: Precision,
     ) -> Result<Vec<Box<dyn Model>>, ModelError> {
-        let load =
-            |device| TorchScript::load(path, spec, device, precision).map(|m| Box::new(m) as Box<dyn Model>);
+        let load = |device| {
+            model::load(path, spec, device, precision, self.graph_passes)
+                .map(|m| Box::new(m) as Box<dyn Model>)
+        };
         self.devices.iter().map(|device| load(*device)).collect()
     }
 }
@@ -175,18 +184,22 @@ impl Jobs {
         Ok((layout, spec))
     }
 
-    /// Whether the output is still that of the submission that the batch was computed for. One small read before
-    /// each put: an output that is removed and submitted again has the same name. Cancel safe.
+    /// Whether the output is still that of the submission that the batch was computed for. One small read, begun
+    /// before each put and after its batch was computed: an output that is removed and submitted again has the same
+    /// name. Batches that ask at the same time share it. Cancel safe.
     ///
     /// # Errors
     /// What the store gives, other than that the output is gone.
     pub async fn is_current(&self, context: &JobContext) -> Result<bool, Failure> {
         let JobSpec { job, out, created_unix_ms, .. } = &context.spec;
-        match self.spec(job, out).await {
-            Ok((_, spec)) => Ok(spec.created_unix_ms == *created_unix_ms),
-            Err(Failure::Storage(error)) if error.is_not_found() => Ok(false),
-            Err(failure) => Err(failure),
-        }
+        let read = || async {
+            match self.spec(job, out).await {
+                Ok((_, spec)) => Ok(spec.created_unix_ms == *created_unix_ms),
+                Err(Failure::Storage(error)) if error.is_not_found() => Ok(false),
+                Err(failure) => Err(failure),
+            }
+        };
+        context.current.read(read).await
     }
 
     async fn prepare(&self, job: &JobId, out: &str) -> Result<Arc<JobContext>, Failure> {
@@ -207,8 +220,9 @@ impl Jobs {
         };
         let base_dir = PathBuf::from(&spec.base_dir);
         let conditional_put = self.conditional_put(&layout, &spec).await?;
+        let current = Shared::default();
         let context =
-            Arc::new(JobContext { spec, layout, base_dir, recipe, columns, model, conditional_put });
+            Arc::new(JobContext { spec, layout, base_dir, recipe, columns, model, conditional_put, current });
         let mut known = self.known.lock().await;
         known.retain(|c| c.spec.job != *job || c.spec.out != out);
         known.truncate(MAX_JOBS - 1);
@@ -309,5 +323,6 @@ impl Jobs {
 fn load(loader: &dyn Loader, file: &ModelFile, precision: Precision) -> Result<LoadedModel, Failure> {
     let spec = BundleSpec::read(&file.path).map_err(|e| Failure::Model(e.to_string()))?;
     let replicas = loader.load(&file.path, &spec, precision).map_err(|e| Failure::Model(e.to_string()))?;
-    Ok(LoadedModel { replicas, spec, sha256: file.sha256.clone() })
+    let (sha256, variant) = (file.sha256.clone(), format!("{} {precision:?}", file.sha256));
+    Ok(LoadedModel { replicas, spec, sha256, variant })
 }

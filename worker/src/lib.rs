@@ -6,6 +6,8 @@
 
 pub mod allocator;
 pub mod assemble;
+pub mod bench;
+pub mod ceilings;
 pub mod check_model;
 pub mod cli;
 pub mod http;

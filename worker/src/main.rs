@@ -15,6 +15,7 @@ use trawl_common::{
 };
 use trawl_worker::{
     allocator,
+    bench::bench,
     check_model::check_model,
     cli::{Cli, Command},
     model::ModelError,
@@ -53,6 +54,7 @@ fn main() {
             Some(Command::Serve(args)) => serve(args, Shutdown::install()).await,
             Some(Command::Run(args)) => run(args, cli.output, Shutdown::install(), started).await,
             Some(Command::CheckModel(args)) => check_model(args, cli.output).await,
+            Some(Command::Bench(args)) => bench(args, cli.output).await,
         }
     });
     // A read that hangs on a blocking thread must not hold up the end.

@@ -24,6 +24,15 @@ pub fn print_dry_run(found: &DryRun, output: OutputFormat) {
     }
 }
 
+/// Images a second, with no more digits than it deserves.
+pub fn rate(images_per_second: f64) -> String {
+    if images_per_second < 100.0 {
+        format!("{images_per_second:.1}")
+    } else {
+        format!("{images_per_second:.0}")
+    }
+}
+
 /// The end-of-run report.
 pub struct Report<'a> {
     /// The job's counters.
@@ -34,6 +43,8 @@ pub struct Report<'a> {
     pub elapsed: Duration,
     /// Rows that this run computed (the others were there before).
     pub computed: u64,
+    /// Of the time, from the first batch on: without the start and the loading of the model.
+    pub working: Duration,
     /// Compute threads.
     pub threads: usize,
 }
@@ -62,6 +73,9 @@ impl Report<'_> {
             let stages: Vec<String> =
                 self.stages().map(|(stage, ms, _)| format!("{} {ms:.2}", stage.name())).collect();
             let _infallible = writeln!(text, "ms an image by stage: {}", stages.join(", "));
+            if let Some(ceilings) = self.meters.ceilings() {
+                let _infallible = writeln!(text, "{}", ceilings.text());
+            }
         }
         let _infallible = writeln!(text, "results: {}", printable(&p.out));
         text
@@ -79,7 +93,9 @@ impl Report<'_> {
                 .collect();
             fields.insert("images_computed".into(), json!(self.computed));
             fields.insert("seconds".into(), json!(self.elapsed.as_secs_f64()));
+            fields.insert("working_seconds".into(), json!(self.working.as_secs_f64()));
             fields.insert("images_per_second".into(), json!(self.rate()));
+            fields.insert("ceilings".into(), self.meters.ceilings().map_or(Value::Null, |c| c.json()));
             fields.insert("eta_seconds".into(), Value::Null);
             fields.insert("threads".into(), json!(self.threads));
             fields.insert("stages".into(), Value::Object(stages));

@@ -123,7 +123,7 @@ async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> R
     let ledger = Arc::new(MemoryLedger::new());
     let seams = Seams { broker: broker.clone(), ledger: ledger.clone(), stores: stores.clone(), worker };
     let (mut pipeline, threads) =
-        assemble::pipeline(&args.compute, devices, spec.queue.clone(), seams, Some(file));
+        assemble::pipeline(&args.compute, devices, args.prefetch, spec.queue.clone(), seams, Some(file));
     let begun = Arc::new(Mutex::new(HashSet::new()));
     pipeline.begun = Some(begun.clone());
     let pipeline = Arc::new(pipeline);
@@ -143,7 +143,8 @@ async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> R
         tracing::info!(job.id = %spec.job, "going on with the job that is in {}", spec.out);
     }
     let quiet = output == OutputFormat::Json;
-    let run = Embedded { spec, pipeline, broker, ledger, shutdown: shutdown.clone(), quiet };
+    let began = Instant::now();
+    let run = Embedded { spec, pipeline, broker, ledger, shutdown: shutdown.clone(), quiet, began };
     Ok(Prepared::Ready(Box::new((run, consumer, threads))))
 }
 
@@ -228,6 +229,8 @@ struct Embedded {
     ledger: Arc<MemoryLedger>,
     shutdown: Shutdown,
     quiet: bool,
+    /// When all was ready for the first batch.
+    began: Instant,
 }
 
 impl Embedded {
@@ -319,6 +322,7 @@ impl Embedded {
             progress: &progress,
             meters: &self.pipeline.meters,
             elapsed: started.elapsed(),
+            working: self.began.elapsed(),
             computed: self.pipeline.meters.computed(),
             threads: args.compute.thread_count(),
         };

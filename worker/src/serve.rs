@@ -46,7 +46,8 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
     let queues: Vec<&str> = args.queue.iter().map(QueueName::as_str).collect();
     let first = args.queue.first().context("a lane is served")?.clone();
-    let (mut pipeline, threads) = assemble::pipeline(&args.compute, devices, first, seams, None);
+    let (mut pipeline, threads) =
+        assemble::pipeline(&args.compute, devices, args.prefetch, first, seams, None);
     pipeline.reclaim_after = args.reclaim_after();
     let pipeline = Arc::new(pipeline);
     if let Some(address) = args.http {

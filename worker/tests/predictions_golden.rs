@@ -12,7 +12,7 @@ use trawl_common::{
     results::row::Prediction,
 };
 use trawl_worker::{
-    model::{Device, Model, output, torchscript, torchscript::TorchScript},
+    model::{self, Device, GraphPasses, Model, network, output},
     preprocess::{Limits, Recipe, Scratch, prepare},
 };
 
@@ -30,10 +30,10 @@ fn folder() -> &'static Path {
 
 #[test]
 fn predictions_are_those_of_python() {
-    torchscript::prepare_process();
+    network::prepare_process();
     let bundle = folder().join("model.pt");
     let spec = BundleSpec::read(&bundle).unwrap();
-    let model = TorchScript::load(&bundle, &spec, Device::Cpu, Precision::Fp32).unwrap();
+    let model = model::load(&bundle, &spec, Device::Cpu, Precision::Fp32, GraphPasses::On).unwrap();
     let recipe = Recipe {
         input: spec.input.clone(),
         decode: Decode::Exact,

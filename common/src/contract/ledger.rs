@@ -6,7 +6,7 @@ use crate::{
     batch::BatchNumber,
     error_code::ErrorCode,
     job::JobId,
-    ledger::{BatchOutcome, Completion, JobRecord, JobState, Ledger, Progress},
+    ledger::{BatchOutcome, Begun, Completion, JobRecord, JobState, Ledger, Progress},
 };
 use futures::future::join_all;
 use std::{
@@ -34,6 +34,8 @@ pub async fn suite(ledger: Arc<dyn Ledger>, name: &str) {
     work_after_a_wipe(&*ledger, &job("wiped")).await;
     the_manifest_has_the_last_word(&*ledger, &job("manifest")).await;
     claims_are_taken_over_once(&ledger, &job("claims")).await;
+    one_question_before_a_batch(&*ledger, &job("begin")).await;
+    a_plan_is_announced_or_not(&*ledger, &job("announced")).await;
     another_time_is_another_job(&*ledger, &job("again")).await;
     large_numbers(&*ledger, &job("large")).await;
     newest_first(&*ledger, name).await;
@@ -120,20 +122,33 @@ pub async fn errors_by_code(ledger: &dyn Ledger, job: &JobId) {
 pub async fn done_after_the_plan(ledger: &dyn Ledger, job: &JobId) {
     open(ledger, job).await;
     ledger.planned(job, 2, 20).await.expect("planned");
-    assert_eq!(complete(ledger, job, 0, 10).await, Completion { first: true, job_done: false });
+    assert_eq!(
+        complete(ledger, job, 0, 10).await,
+        Completion { first: true, job_done: false, announced: true }
+    );
     let two_of_two = complete(ledger, job, 1, 10).await;
-    assert_eq!(two_of_two, Completion { first: true, job_done: false }, "the listing may go on");
+    assert_eq!(
+        two_of_two,
+        Completion { first: true, job_done: false, announced: true },
+        "the listing may go on"
+    );
     assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Enqueuing));
     assert!(!ledger.plan_complete(job, 3, 30).await.expect("plan_complete"));
     assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Running));
     assert!(progress(ledger, job).await.eta_seconds.is_some_and(|eta| eta > 0.0));
-    assert_eq!(complete(ledger, job, 0, 10).await, Completion { first: false, job_done: false });
-    assert_eq!(complete(ledger, job, 2, 10).await, Completion { first: true, job_done: true });
+    assert_eq!(
+        complete(ledger, job, 0, 10).await,
+        Completion { first: false, job_done: false, announced: true }
+    );
+    assert_eq!(
+        complete(ledger, job, 2, 10).await,
+        Completion { first: true, job_done: true, announced: true }
+    );
     for batch in 0..3 {
         let repeated = complete(ledger, job, batch, 10).await;
         assert_eq!(
             repeated,
-            Completion { first: false, job_done: true },
+            Completion { first: false, job_done: true, announced: true },
             "a crash before the finalize message"
         );
     }
@@ -259,7 +274,7 @@ pub async fn the_manifest_has_the_last_word(ledger: &dyn Ledger, job: &JobId) {
         ledger.finalized(&record(job, CREATED), 2, &totals).await.expect("finalized");
         for batch in 0..2 {
             let late = complete(ledger, job, batch, 10).await;
-            assert_eq!(late, Completion { first: false, job_done: true });
+            assert_eq!(late, Completion { first: false, job_done: true, announced: true });
         }
         let seen = progress(ledger, job).await;
         assert_eq!((seen.state, seen.batches_done, seen.batches_planned), (JobState::Complete, 2, 2));
@@ -304,6 +319,46 @@ pub async fn claims_are_taken_over_once(ledger: &Arc<dyn Ledger>, job: &JobId) {
         join_all(race).await.into_iter().filter(|won| *won.as_ref().expect("no panic").as_ref().expect("ok"));
     assert_eq!(won.count(), 1);
     assert!(claimers(&**ledger, job).await[0].starts_with("taker-"));
+}
+
+/// State, bit and claim in one call: what is done, given up or not known is not claimed.
+pub async fn one_question_before_a_batch(ledger: &dyn Ledger, job: &JobId) {
+    let begin = |batch, claimant| async move {
+        ledger.begin(job, BatchNumber(batch), claimant).await.expect("an answer")
+    };
+    let known = |state, done| Some(Begun { state, done });
+    ledger.planned(job, 3, 30).await.expect("planned");
+    assert_eq!(begin(0, Some("w")).await, None, "it is not open");
+    open(ledger, job).await;
+    assert!(ledger.claims(job, 10).await.expect("claims").is_empty());
+    assert_eq!(begin(0, None).await, known(JobState::Enqueuing, false));
+    assert!(ledger.claims(job, 10).await.expect("claims").is_empty(), "nobody claimed it");
+    assert_eq!(begin(0, Some("w0")).await, known(JobState::Enqueuing, false));
+    assert_eq!(begin(1, Some("w1")).await, known(JobState::Enqueuing, false));
+    assert_eq!(begin(1, Some("w2")).await, known(JobState::Enqueuing, false), "nothing is locked");
+    assert_eq!(claimers(ledger, job).await, ["w0", "w2"]);
+    complete(ledger, job, 0, 10).await;
+    assert_eq!(begin(0, Some("w0")).await, known(JobState::Enqueuing, true));
+    assert_eq!(claimers(ledger, job).await, ["w2"]);
+    ledger.plan_complete(job, 3, 30).await.expect("plan_complete");
+    assert_eq!(begin(0, None).await, known(JobState::Running, true));
+    ledger.cancel(job).await.expect("cancel");
+    assert_eq!(begin(2, Some("w3")).await, known(JobState::Cancelled, false));
+    assert_eq!(claimers(ledger, job).await, ["w2"]);
+    for beyond in [1 << 32, u64::MAX] {
+        assert!(ledger.begin(job, BatchNumber(beyond), None).await.is_err_and(|e| !e.is_transient()));
+    }
+}
+
+/// A completion says whether a plan was announced, whoever counts first.
+pub async fn a_plan_is_announced_or_not(ledger: &dyn Ledger, job: &JobId) {
+    open(ledger, job).await;
+    let unplanned = complete(ledger, job, 0, 5).await;
+    assert_eq!(unplanned, Completion { first: true, job_done: false, announced: false });
+    assert!(!complete(ledger, job, 0, 5).await.announced);
+    ledger.planned(job, 2, 10).await.expect("planned");
+    let planned = complete(ledger, job, 0, 5).await;
+    assert_eq!(planned, Completion { first: false, job_done: false, announced: true });
 }
 
 async fn claimers(ledger: &dyn Ledger, job: &JobId) -> Vec<String> {

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     batch::BatchNumber,
     job::JobId,
-    ledger::{BatchOutcome, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress},
+    ledger::{BatchOutcome, Begun, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress},
 };
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
@@ -64,6 +64,17 @@ impl Ledger for FaultyLedger {
     async fn is_done(&self, job: &JobId, batch: BatchNumber) -> Result<bool, LedgerError> {
         let job = job.clone();
         self.call(format!("is done {}", batch.0), move |l| async move { l.is_done(&job, batch).await }).await
+    }
+
+    async fn begin(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        claimant: Option<&str>,
+    ) -> Result<Option<Begun>, LedgerError> {
+        let (job, claimant) = (job.clone(), claimant.map(str::to_owned));
+        let what = format!("begin {}", batch.0);
+        self.call(what, move |l| async move { l.begin(&job, batch, claimant.as_deref()).await }).await
     }
 
     async fn complete(

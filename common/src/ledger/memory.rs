@@ -3,7 +3,7 @@
 //! Also home of what both ledgers compute alike from a job's counters: rate, time left, the largest batch
 //! number. It must never answer otherwise than [`super::redis`] does.
 
-use super::{BatchOutcome, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress};
+use super::{BatchOutcome, Begun, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress};
 use crate::{batch::BatchNumber, error_code::ErrorCode, job::JobId};
 use async_trait::async_trait;
 use std::{
@@ -256,6 +256,25 @@ impl Ledger for MemoryLedger {
         Ok(self.jobs().get(job).is_some_and(|job| job.done.contains(&batch.0)))
     }
 
+    async fn begin(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        claimant: Option<&str>,
+    ) -> Result<Option<Begun>, LedgerError> {
+        check_batch("memory", batch)?;
+        let mut jobs = self.jobs();
+        let Some(job) = jobs.get_mut(job).filter(|job| job.open) else { return Ok(None) };
+        let begun = Begun { state: job.counters.state, done: job.done.contains(&batch.0) };
+        if let Some(worker) = claimant
+            && !begun.done
+            && begun.state != JobState::Cancelled
+        {
+            job.claims.insert(batch.0, (Instant::now(), worker.to_owned()));
+        }
+        Ok(Some(begun))
+    }
+
     async fn complete(
         &self,
         job: &JobId,
@@ -274,13 +293,14 @@ impl Ledger for MemoryLedger {
         let job = known;
         job.claims.remove(&batch.0);
         if complete {
-            return Ok(Some(Completion { first: false, job_done: true }));
+            return Ok(Some(Completion { first: false, job_done: true, announced: true }));
         }
         let first = self.counts(job, batch);
         if first {
             job.counters.count(outcome, now_ms());
         }
-        Ok(Some(Completion { first, job_done: job.counters.is_done() }))
+        let announced = job.counters.batches_planned > 0;
+        Ok(Some(Completion { first, job_done: job.counters.is_done(), announced }))
     }
 
     async fn finalized(

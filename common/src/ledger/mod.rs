@@ -148,6 +148,18 @@ pub struct Completion {
     /// True if the plan is complete and every batch of it is done; also on a repeated call, so that a crash
     /// before the finalize message costs nothing.
     pub job_done: bool,
+    /// True once a plan was announced. Every job has that before its first message, so that a job without is one
+    /// whose ledger somebody began to rebuild and did not come to the end of.
+    pub announced: bool,
+}
+
+/// What is known of a batch before it is worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Where its job stands.
+    pub state: JobState,
+    /// Whether its completion is recorded; false is "not known to be", never "is not".
+    pub done: bool,
 }
 
 /// A job's counters.
@@ -197,6 +209,16 @@ pub trait Ledger: Send + Sync {
     /// Whether the batch's completion is recorded; false is "not known to be", never "is not".
     async fn is_done(&self, job: &JobId, batch: BatchNumber) -> Result<bool, LedgerError>;
 
+    /// All that is asked before a batch, in one question: `None` if the job is not known. A `claimant` claims the
+    /// batch by it, as by [`Ledger::claim`], unless it is recorded as done or its job is cancelled; a claim that
+    /// cannot be written does not fail the question.
+    async fn begin(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        claimant: Option<&str>,
+    ) -> Result<Option<Begun>, LedgerError>;
+
     /// Records a finished batch, once whatever the number of calls, and ends the claim on it. `None` if the job is
     /// not known, or what is known of it has holes: the ledger was wiped or has evicted keys, and wants to be
     /// rebuilt from the output. A job that is complete counts nothing more.
@@ -242,7 +264,7 @@ pub trait Ledger: Send + Sync {
     /// Gives a job up; false if it is unknown or already complete.
     async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError>;
 
-    /// The state, if the job is known; cheap, asked before every batch.
+    /// The state, if the job is known.
     async fn state(&self, job: &JobId) -> Result<Option<JobState>, LedgerError>;
 
     /// All counters, if the job is known.

@@ -7,7 +7,7 @@ use crate::{
     batch::{BatchNumber, ImageRef, Message},
     broker::{Broker, Consumer, DeadLetter, Judge, Publication, QueueDepth, Verdict, memory::MemoryBroker},
     job::{Decode, JOB_SPEC_VERSION, JobSpec, ModelRef, Orient, Precision, QueueName, Truncated},
-    ledger::{BatchOutcome, Claim, Completion, JobRecord, JobState, Ledger, Progress},
+    ledger::{BatchOutcome, Begun, Claim, Completion, JobRecord, JobState, Ledger, Progress},
     location::Location,
     results::{
         Columns, OutputLayout, PartFooter, encode_part,
@@ -143,6 +143,9 @@ impl Ledger for OneJob {
     async fn is_done(&self, _: &JobId, batch: BatchNumber) -> Result<bool, LedgerError> {
         Ok(self.call()?.done.contains(&batch.0))
     }
+    async fn begin(&self, _: &JobId, _: BatchNumber, _: Option<&str>) -> Result<Option<Begun>, LedgerError> {
+        unreachable!("planning works on no batch")
+    }
     async fn complete(
         &self,
         _: &JobId,
@@ -152,7 +155,8 @@ impl Ledger for OneJob {
         let mut state = self.call()?;
         let first = state.done.insert(batch.0);
         state.images_ok += if first { outcome.images_ok } else { 0 };
-        Ok(Some(Completion { first, job_done: state.end == Some(state.done.len() as u64) }))
+        let (job_done, announced) = (state.end == Some(state.done.len() as u64), state.planned.0 > 0);
+        Ok(Some(Completion { first, job_done, announced }))
     }
     async fn finalized(&self, _: &JobRecord, _: u64, _: &BatchOutcome) -> Result<(), LedgerError> {
         Ok(())

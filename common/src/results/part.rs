@@ -36,6 +36,10 @@ use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
 /// zstd's own default: levels above it cost the worker's cores more than they save in the bucket.
 pub(super) const ZSTD_LEVEL: i32 = 3;
 
+/// A part of fewer rows is neither compressed nor given dictionaries: setting both up for each of a dozen columns
+/// takes longer than all else that is done to such a batch, and the file is footer for the most part anyway.
+const MIN_COMPRESSED_ROWS: usize = 16;
+
 /// Rows of one row group; a batch has far fewer, so that a part is one group.
 pub(super) const MAX_ROW_GROUP_ROWS: usize = 1 << 20;
 
@@ -249,15 +253,21 @@ pub fn encode_part(rows: &[ResultRow], columns: Columns, footer: &PartFooter) ->
         Columns::Vector(width) => arrays.push(vector_column(rows, width)?),
     }
     let batch = RecordBatch::try_new(columns.schema(), arrays)?;
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(footer)?))?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(footer, rows.len())?))?;
     writer.write(&batch)?;
     Ok(writer.into_inner()?.into())
 }
 
-fn properties(footer: &PartFooter) -> Result<WriterProperties, ParquetError> {
+fn properties(footer: &PartFooter, rows: usize) -> Result<WriterProperties, ParquetError> {
+    let large = rows >= MIN_COMPRESSED_ROWS;
+    let compression = match large {
+        true => Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?),
+        false => Compression::UNCOMPRESSED,
+    };
     let mut builder = WriterProperties::builder()
         .set_created_by(format!("trawl {}", env!("CARGO_PKG_VERSION")))
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_compression(compression)
+        .set_dictionary_enabled(large)
         .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
         // One row group of one batch: statistics by page would only make the footer longer.
         .set_statistics_enabled(EnabledStatistics::Chunk)

@@ -398,17 +398,23 @@ impl S3Bucket {
         bytes: Bytes,
         if_none_match: Option<&str>,
     ) -> Result<PutOutcome, StorageError> {
-        let read_timeout = if bytes.len() > LARGE_PUT_BYTES { LARGE_PUT_TIMEOUT } else { READ_TIMEOUT };
-        let request = self
+        let large = bytes.len() > LARGE_PUT_BYTES;
+        let put = self
             .client
             .put_object()
             .bucket(&self.bucket)
             .key(key)
             .set_if_none_match(if_none_match.map(str::to_owned))
-            .body(ByteStream::from(bytes))
-            .customize()
-            .config_override(Config::builder().timeout_config(timeouts(read_timeout)));
-        match request.send().await {
+            .body(ByteStream::from(bytes));
+        // Not for every put: the client would put its configuration together anew.
+        let sent = match large {
+            false => put.send().await,
+            true => {
+                let patient = Config::builder().timeout_config(timeouts(LARGE_PUT_TIMEOUT));
+                put.customize().config_override(patient).send().await
+            }
+        };
+        match sent {
             Ok(_) => Ok(PutOutcome::Created),
             Err(error) if errors::status(&error) == Some(412) => Ok(PutOutcome::AlreadyExists),
             Err(error) => Err(self.failed(key, &error)),

@@ -1,17 +1,26 @@
 //! The model seam: pixels in, one vector of numbers per image out.
 //!
 //! Between the decode stage and the rows. The contract: as many rows out as images in, in their order.
-//! Real: [`torchscript`], the only file of the service that names tch. For tests: [`fake`], which hashes
+//! Real: [`network`], which runs what [`torchscript`] or [`exported`] loaded. For tests: [`fake`], which hashes
 //! pixels. What the numbers mean (softmax, top-k) is [`output`]'s business, not the model's.
 
 pub mod cuda;
+pub mod exported;
 pub mod fake;
+pub mod network;
 pub mod output;
+mod passes;
+#[cfg(test)]
+mod passes_tests;
+mod shim;
 pub mod torchscript;
 pub mod write;
 
-use std::{fmt, str::FromStr};
-use trawl_common::bundle::BundleSpec;
+use std::{fmt, path::Path, str::FromStr};
+use trawl_common::{
+    bundle::{BundleFormat, BundleSpec},
+    job::Precision,
+};
 
 /// Where a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +38,16 @@ impl fmt::Display for Device {
             Self::Cuda(n) => write!(f, "cuda:{n}"),
         }
     }
+}
+
+/// Whether a model's graph is made faster when it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum GraphPasses {
+    /// Where the outcome gives the same answers.
+    #[default]
+    On,
+    /// It runs as it was exported.
+    Off,
 }
 
 /// A text that is no device.
@@ -99,6 +118,23 @@ pub trait Model: Send + Sync {
     fn width(&self) -> usize;
 }
 
+/// Loads the bundle at `path`, which `spec` was read from, by the engine for its format. Blocking.
+///
+/// # Errors
+/// [`ModelError`] in words that name the fix.
+pub fn load(
+    path: &Path,
+    spec: &BundleSpec,
+    device: Device,
+    precision: Precision,
+    graph_passes: GraphPasses,
+) -> Result<network::Network, ModelError> {
+    match BundleFormat::of(path).map_err(|e| ModelError::Unusable(e.to_string()))? {
+        BundleFormat::TorchScript => torchscript::load(path, spec, device, precision, graph_passes),
+        BundleFormat::Exported => exported::load(path, spec, device, precision),
+    }
+}
+
 /// A model that is ready: loaded, checked and warm.
 pub struct LoadedModel {
     /// The model, once for the CPU or once per device; never empty.
@@ -107,4 +143,6 @@ pub struct LoadedModel {
     pub spec: BundleSpec,
     /// Hex sha256 of the bundle.
     pub sha256: String,
+    /// Digest and precision: what speed depends on.
+    pub variant: String,
 }

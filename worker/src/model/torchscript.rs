@@ -1,231 +1,108 @@
-//! TorchScript through libtorch: the only file of the service that names tch.
+//! TorchScript bundles: loaded, made faster, and given to [`Network`] to run.
 //!
-//! Loads a bundle, checks that it does what its description says, and runs forward passes. The pixels
-//! are normalised by a table of 256 entries a channel, which gives the very floats of torchvision's
-//! `ToTensor` and `Normalize`, straight into channels-last memory, the layout in which convolutions are
-//! quickest (1.3 to 1.6 times, measured). Must never run on a tokio thread.
+//! Once per model and device, when its first batch comes. Must leave a module that cannot be made faster as it came.
 
-use super::{Device, Model, ModelError, Outputs};
-use std::{cell::RefCell, path::Path};
-use tch::{CModule, Kind, Tensor};
-use trawl_common::{
-    bundle::{BundleSpec, Head, InputSpec},
-    job::Precision,
+use super::{
+    Device, GraphPasses, ModelError,
+    network::{Input, Network, first_line},
+    passes,
+    shim::{self, Module, Passes},
 };
+use std::{path::Path, time::Instant};
+use tch::Kind;
+use trawl_common::{bundle::BundleSpec, job::Precision};
 
-thread_local! {
-    /// The normalised input of this thread's passes, kept so that its pages are touched once.
-    static INPUT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+/// Loads the bundle at `path` onto `device`, makes its graph faster if `graph_passes` says so and the answers stay
+/// the same, runs it to see that rows in are rows out and that the labels fit, and once more so that the first
+/// real pass is not the slow one. Blocking.
+///
+/// # Errors
+/// [`ModelError`] in words that name the fix.
+pub fn load(
+    path: &Path,
+    spec: &BundleSpec,
+    device: Device,
+    precision: Precision,
+    graph_passes: GraphPasses,
+) -> Result<Network, ModelError> {
+    let passes = (graph_passes == GraphPasses::On).then_some(Passes::ALL);
+    load_with(path, spec, device, precision, passes)
 }
 
-/// Once per process, before the first pass: the pool is the parallelism, libtorch gets one thread.
-pub fn prepare_process() {
-    tch::set_num_interop_threads(1);
-    tch::set_num_threads(1);
-}
-
-/// Once in every thread that runs passes: OpenMP counts threads per calling thread.
-pub fn prepare_thread() {
-    tch::set_num_threads(1);
-}
-
-/// How many CUDA devices there are; 0 before [`super::cuda::load`].
-pub fn cuda_devices() -> usize {
-    usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
-}
-
-/// A loaded module with its input recipe.
-pub struct TorchScript {
-    module: CModule,
-    device: tch::Device,
-    kind: Kind,
-    table: Box<[[f32; 256]; 3]>,
-    /// Height and width of the input, in pixels.
-    crop: [usize; 2],
-    row_width: usize,
-}
-
-impl TorchScript {
-    /// Loads the bundle at `path` onto `device`, runs it once to see that rows in are rows out and that the
-    /// labels fit, and once more so that the first real pass is not the slow one. Blocking.
-    ///
-    /// # Errors
-    /// [`ModelError`] in words that name the fix.
-    pub fn load(
-        path: &Path,
-        spec: &BundleSpec,
-        device: Device,
-        precision: Precision,
-    ) -> Result<Self, ModelError> {
-        let kind = match (precision, device) {
-            (Precision::Fp32, _) => Kind::Float,
-            (Precision::Fp16, Device::Cuda(_)) => Kind::Half,
-            (Precision::Bf16, Device::Cuda(_)) => Kind::BFloat16,
-            (Precision::Fp16 | Precision::Bf16, Device::Cpu) => {
-                return Err(ModelError::Device(
-                    "half precision needs a cuda device: use --precision fp32 on cpu".into(),
-                ));
-            }
-        };
-        let device = match device {
-            Device::Cpu => tch::Device::Cpu,
-            Device::Cuda(n) => tch::Device::Cuda(n),
-        };
-        let mut module = CModule::load_on_device(path, device).map_err(|e| {
-            ModelError::Unusable(format!(
-                "`{}` does not load as TorchScript: {}",
-                path.display(),
-                first_line(&e)
-            ))
-        })?;
-        module.f_set_eval().map_err(|e| ModelError::Unusable(first_line(&e)))?;
-        if kind != Kind::Float {
-            module.to(device, kind, false);
+/// [`load`] with a choice of passes.
+pub(super) fn load_with(
+    path: &Path,
+    spec: &BundleSpec,
+    device: Device,
+    precision: Precision,
+    passes: Option<Passes>,
+) -> Result<Network, ModelError> {
+    let kind = match (precision, device) {
+        (Precision::Fp32, _) => Kind::Float,
+        (Precision::Fp16, Device::Cuda(_)) => Kind::Half,
+        (Precision::Bf16, Device::Cuda(_)) => Kind::BFloat16,
+        (Precision::Fp16 | Precision::Bf16, Device::Cpu) => {
+            return Err(ModelError::Device(
+                "half precision needs a cuda device: use --precision fp32 on cpu".into(),
+            ));
         }
-        let crop = spec.input.crop.map(|side| side as usize);
-        let mut model = Self { module, device, kind, table: table(&spec.input), crop, row_width: 0 };
-        model.probe(spec)?;
-        Ok(model)
-    }
-
-    /// Passes of one and of two blank images: the shape must follow the number of images.
-    fn probe(&mut self, spec: &BundleSpec) -> Result<(), ModelError> {
-        let blank = vec![0_u8; self.crop[0] * self.crop[1] * 3];
-        for images in [&[&blank[..]][..], &[&blank[..], &blank[..]][..]] {
-            let outputs = self.run(images)?;
-            self.row_width = outputs.width;
-        }
-        if self.row_width == 0 {
-            return Err(ModelError::Unusable("the model's output has no numbers".into()));
-        }
-        if spec.head == Head::Classification && !spec.labels.is_empty() && spec.labels.len() != self.row_width
-        {
-            return Err(ModelError::Unusable(format!(
-                "the bundle has {} labels and the model gives {} classes: export it again with the labels it was \
-                 trained with",
-                spec.labels.len(),
-                self.row_width
-            )));
-        }
-        Ok(())
-    }
-
-    fn run(&self, images: &[&[u8]]) -> Result<Outputs, ModelError> {
-        let _no_grad = tch::no_grad_guard();
-        INPUT.with_borrow_mut(|input| {
-            let [height, width] = self.crop;
-            let pixels = height * width;
-            input.resize(images.len() * pixels * 3, 0.0);
-            for (image, slot) in images.iter().zip(input.chunks_exact_mut(pixels * 3)) {
-                self.normalise(image, slot);
-            }
-            let (n, h, w) = (images.len() as i64, height as i64, width as i64);
-            // SAFETY: `input` has n*h*w*3 floats and outlives the tensor, which is dropped (with what the
-            // pass made of it; outputs are copied out) before this closure returns.
-            let view = unsafe {
-                Tensor::from_blob(
-                    input.as_ptr().cast(),
-                    &[n, 3, h, w],
-                    &[h * w * 3, 1, w * 3, 3],
-                    Kind::Float,
-                    tch::Device::Cpu,
-                )
-            };
-            let x = if self.device == tch::Device::Cpu {
-                view
-            } else {
-                view.f_to_device_(self.device, self.kind, false, false).map_err(|e| forward(&e))?
-            };
-            let y = self.module.forward_ts(&[x]).map_err(|e| forward(&e))?;
-            self.collect(&y, images.len())
-        })
-    }
-
-    fn normalise(&self, image: &[u8], slot: &mut [f32]) {
-        debug_assert_eq!(image.len(), slot.len());
-        let [red, green, blue] = &*self.table;
-        for (rgb, out) in image.chunks_exact(3).zip(slot.chunks_exact_mut(3)) {
-            out[0] = red[usize::from(rgb[0])];
-            out[1] = green[usize::from(rgb[1])];
-            out[2] = blue[usize::from(rgb[2])];
-        }
-    }
-
-    fn collect(&self, y: &Tensor, images: usize) -> Result<Outputs, ModelError> {
-        let shape = y.size();
-        if shape.len() < 2 || shape[0] != images as i64 {
-            return Err(ModelError::Unusable(format!(
-                "the model gives an output of shape {shape:?} for {images} image(s); the first number must be the \
-                 number of images, whatever it is (a size baked in by tracing?), and there must be a second"
-            )));
-        }
-        let y = y
-            .f_to_device_(tch::Device::Cpu, Kind::Float, false, false)
-            .and_then(|y| y.f_contiguous())
-            .map_err(|e| forward(&e))?;
-        let mut values = vec![0_f32; y.numel()];
-        let count = values.len();
-        y.f_copy_data(&mut values, count).map_err(|e| forward(&e))?;
-        Ok(Outputs { width: count / images, values })
-    }
-}
-
-impl Model for TorchScript {
-    fn forward(&self, images: &[&[u8]]) -> Result<Outputs, ModelError> {
-        let outputs = self.run(images)?;
-        if outputs.width != self.row_width {
-            return Err(ModelError::Forward(format!(
-                "rows of {} numbers where there were {} before",
-                outputs.width, self.row_width
-            )));
-        }
-        Ok(outputs)
-    }
-
-    fn width(&self) -> usize {
-        self.row_width
-    }
-}
-
-/// `(value / 255 - mean) / std` for each of 256 values and three channels, in the order and the precision
-/// of torchvision's `ToTensor` and `Normalize`, so that the floats are the same to the last bit.
-fn table(input: &InputSpec) -> Box<[[f32; 256]; 3]> {
-    let mut table = Box::new([[0.0; 256]; 3]);
-    for (channel, row) in table.iter_mut().enumerate() {
-        for (value, entry) in (0_u8..=255).zip(row.iter_mut()) {
-            *entry = (f32::from(value) / 255.0 - input.mean[channel]) / input.std[channel];
-        }
-    }
-    table
-}
-
-fn forward(error: &tch::TchError) -> ModelError {
-    classify(&error.to_string(), first_line(error))
-}
-
-/// By libtorch's words, which are all that it gives. After any CUDA error but a failed allocation every later
-/// call on that context fails too (CUDA's "sticky" errors).
-fn classify(words: &str, shown: String) -> ModelError {
-    if words.contains("out of memory") || words.contains("can't allocate memory") {
-        ModelError::OutOfMemory(shown)
-    } else if words.contains("CUDA error") || words.contains("CUBLAS_STATUS_EXECUTION_FAILED") {
-        ModelError::DeviceLost(shown)
-    } else {
-        ModelError::Forward(shown)
-    }
-}
-
-/// libtorch's errors carry a C++ stack of a hundred lines; the first says what happened, and for an error
-/// inside TorchScript the last does.
-fn first_line(error: &tch::TchError) -> String {
-    const MAX_CHARS: usize = 400;
-    let text = error.to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next().unwrap_or_default().to_owned();
-    let words = if first.starts_with("The following operation failed") {
-        text.lines().map(str::trim).find(|line| line.contains("Error: ")).unwrap_or(&first).to_owned()
-    } else {
-        first
     };
-    words.chars().take(MAX_CHARS).collect()
+    // A CPU gains nothing from graphs that are specialised to shapes, and with each new size of a micro-batch one
+    // may be compiled in the middle of a run; CUDA fuses its small operations there.
+    shim::set_specialising(device != Device::Cpu);
+    let device = match device {
+        Device::Cpu => tch::Device::Cpu,
+        Device::Cuda(n) => tch::Device::Cuda(n),
+    };
+    let plain = Module::load(path, device).map_err(|words| {
+        ModelError::Unusable(format!(
+            "`{}` does not load as TorchScript: {}",
+            path.display(),
+            first_line(&words)
+        ))
+    })?;
+    let input = Input::new(&spec.input, device);
+    let module = match passes {
+        Some(passes) => faster(plain, &input, passes, kind)?,
+        None => converted(plain, device, kind)?,
+    };
+    Network::ready(module, input.with_kind(kind), spec)
+}
+
+/// The module after its passes, or as it came if they fail or change its answers; in the precision `kind`.
+fn faster(plain: Module, input: &Input, passes: Passes, kind: Kind) -> Result<Module, ModelError> {
+    let began = Instant::now();
+    let outcome = passes::optimise(&plain, input, passes).and_then(|(module, counts)| {
+        tracing::info!(
+            folded = counts.folded,
+            padding = counts.padded,
+            in_place = counts.in_place,
+            duration_ms = began.elapsed().as_millis() as u64,
+            "graph passes applied: the answers are the same"
+        );
+        if kind == Kind::Float {
+            return Ok(module);
+        }
+        // Compared in single precision, since a frozen module's constants are converted by this copy alone.
+        drop(module);
+        passes::convert(&plain, input, kind)
+    });
+    match outcome {
+        Ok(module) => Ok(module),
+        Err(reason) => {
+            tracing::warn!(
+                reason = first_line(&reason),
+                "the graph passes cannot be used with this model; it runs as it was exported, which is slower \
+                 (--graph-passes off leaves this message out)"
+            );
+            converted(plain, input.device(), kind)
+        }
+    }
+}
+
+fn converted(mut module: Module, device: tch::Device, kind: Kind) -> Result<Module, ModelError> {
+    if kind != Kind::Float {
+        module.convert(device, kind).map_err(|words| ModelError::Unusable(first_line(&words)))?;
+    }
+    Ok(module)
 }

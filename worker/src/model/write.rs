@@ -10,8 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 use tch::{CModule, Device, Kind, TchError, Tensor};
-use trawl_common::bundle::{BundleSpec, EXTRA_NAME};
-use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
+use trawl_common::bundle::{AT_START, BundleSpec, EXTRA_NAME, open_archive};
+use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 /// Images in the input that a network is traced with. Not 1: a batch of one hides what depends on the batch's size.
 const TRACE_BATCH: i64 = 2;
@@ -165,12 +165,12 @@ fn add_extra(path: &Path, json: &[u8]) -> Result<(), String> {
     let words = |e: &dyn std::fmt::Display| e.to_string();
     let file = File::options().read(true).write(true).open(path).map_err(|e| words(&e))?;
     let root = {
-        let archive = ZipArchive::new(&file).map_err(|e| words(&e))?;
+        let archive = open_archive(&file).map_err(|e| words(&e))?;
         let root =
             archive.file_names().find_map(|name| Some(name.ok()?.strip_suffix("/constants.pkl")?.to_owned()));
         root.ok_or("it has no constants.pkl")?
     };
-    let mut zip = ZipWriter::new_append(file).map_err(|e| words(&e))?;
+    let mut zip = ZipWriter::new_append_with_config(AT_START, file).map_err(|e| words(&e))?;
     let options =
         SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(ALIGNMENT);
     zip.start_file(format!("{root}/extra/{EXTRA_NAME}"), options).map_err(|e| words(&e))?;
@@ -221,6 +221,18 @@ mod tests {
             1,
             "something was left beside the model"
         );
+    }
+
+    /// The archive's first entry is as long as its name; see [`open_archive`].
+    #[test]
+    fn a_bundle_may_have_a_name_of_any_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let module = trace("Sum", [4, 5], sums).unwrap();
+        for length in 1..=40 {
+            let path = folder.path().join(format!("{}.pt", "m".repeat(length)));
+            write_bundle(&module, &spec(), &path).unwrap_or_else(|e| panic!("{length}: {e}"));
+            assert_eq!(BundleSpec::read(&path).unwrap(), spec(), "{length}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The first stage. Asks, in this order and cheapest first: is the message ours, is the job cancelled, is
 //! its part there already (asked if the ledger says so or the broker has delivered it before). Only then is
-//! anything fetched. It must never ack: that is settle's.
+//! anything fetched. The ledger is asked once, and claims the batch by it. It must never ack: that is settle's.
 
 use super::{Pipeline, journal::Journal, settle::Subject};
 use crate::jobs::JobContext;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use trawl_common::{
     batch::BatchDescriptor,
     disposition::{Failure, describe},
-    ledger::{BatchOutcome, JobState},
+    ledger::{BatchOutcome, Begun, JobState},
     location::Location,
     results::{OutputLayout, part},
 };
@@ -25,39 +25,42 @@ pub enum Intake {
     Compute(Arc<JobContext>),
 }
 
+/// What the ledger knows of a batch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    cancelled: bool,
+    may_be_written: bool,
+    claimed: bool,
+    asked_in_vain: bool,
+}
+
+impl Known {
+    fn of(begun: Begun) -> Self {
+        let cancelled = begun.state == JobState::Cancelled;
+        // What is done, or given up, is not claimed by the question.
+        Self { cancelled, claimed: !begun.done && !cancelled, ..Self::default() }
+    }
+}
+
 impl Pipeline {
-    /// Decides about a parsed batch; `seen` if somebody may have worked on it before. Cancel safe.
+    /// Decides about a parsed batch, and claims it unless it must stay `unclaimed`; `seen` if somebody may have
+    /// worked on it before. Cancel safe, but for the claim: the batch's end, or its failure, ends that too.
     ///
     /// # Errors
     /// [`Failure`] if the job or its model is not to be had.
-    pub(super) async fn take_in(&self, descriptor: &BatchDescriptor, seen: bool) -> Result<Intake, Failure> {
+    pub(super) async fn take_in(
+        &self,
+        descriptor: &BatchDescriptor,
+        seen: bool,
+        unclaimed: bool,
+    ) -> Result<Intake, Failure> {
         trawl_common::failpoint::hit(trawl_common::failpoint::INTAKE_BEFORE).await;
-        // A ledger that is away must not stop the work: what it would have saved is only repeated work,
-        // and the part decides.
-        let recorded = match self.ledger.state(&descriptor.job).await {
-            Ok(Some(JobState::Cancelled)) => return Ok(Intake::Cancelled),
-            // The ledger is a cache: what it calls done is looked up, and computed again if its part was deleted.
-            Ok(Some(_)) => self.ledger.is_done(&descriptor.job, descriptor.batch).await.unwrap_or(false),
-            // Wiped: rebuilt now, so that progress is shown and done batches are known before the next commit.
-            Ok(None) => {
-                // Whoever comes second waits here, and finds it done.
-                drop(self.jobs.rebuilding.lock().await);
-                let known = matches!(self.ledger.state(&descriptor.job).await, Ok(Some(_)));
-                if !known && let Err(error) = self.rebuild_ledger(&descriptor.job, &descriptor.out).await {
-                    tracing::warn!(error = %describe(&error), "the ledger could not be rebuilt; going on without it");
-                }
-                // The output remembers what the ledger has forgotten.
-                if matches!(self.ledger.state(&descriptor.job).await, Ok(Some(JobState::Cancelled))) {
-                    return Ok(Intake::Cancelled);
-                }
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the ledger does not answer; going on without it");
-                false
-            }
-        };
-        if recorded || seen {
+        let claimant = (!unclaimed).then_some(self.worker.as_str());
+        let known = self.ask_ledger(descriptor, claimant).await;
+        if known.cancelled {
+            return Ok(Intake::Cancelled);
+        }
+        if seen || known.may_be_written {
             let out = Location::parse(&descriptor.out, std::path::Path::new("/"))
                 .map_err(|e| Failure::Job(e.to_string()))?;
             let store = self.stores.open(&out).await;
@@ -76,18 +79,44 @@ impl Pipeline {
                 Err(error) => return Err(Failure::Output(describe(&error))),
             }
         }
-        Ok(self.jobs.get(descriptor).await?.map_or(Intake::Cancelled, Intake::Compute))
+        let Some(job) = self.jobs.get(descriptor).await? else {
+            // What was claimed is the batch of this number in another submission, by a message that is not of it.
+            self.release(descriptor).await;
+            return Ok(Intake::Cancelled);
+        };
+        if let Some(worker) = claimant.filter(|_| !known.asked_in_vain && !known.claimed)
+            && let Err(error) = self.ledger.claim(&descriptor.job, descriptor.batch, worker).await
+        {
+            tracing::debug!(%error, "a batch is worked on without a claim");
+        }
+        Ok(Intake::Compute(job))
     }
 
-    /// Says in the ledger that this worker is at the batch; a ledger that is away shows nothing.
-    pub(super) async fn claim(&self, descriptor: &BatchDescriptor) {
-        let claiming = self.ledger.claim(&descriptor.job, descriptor.batch, &self.worker);
-        if let Err(error) = claiming.await {
-            tracing::debug!(%error, "a batch is worked on without a claim");
+    /// What the ledger says of a batch. One that has forgotten the job is rebuilt now, so that progress is shown and
+    /// done batches are known before the next commit.
+    async fn ask_ledger(&self, descriptor: &BatchDescriptor, claimant: Option<&str>) -> Known {
+        let BatchDescriptor { job, batch, out, .. } = descriptor;
+        match self.ledger.begin(job, *batch, claimant).await {
+            // The ledger is a cache: what it calls done is looked up, and computed again if its part was deleted.
+            Ok(Some(begun)) => Known { may_be_written: begun.done, ..Known::of(begun) },
+            Ok(None) => {
+                if let Err(error) = self.rebuild_ledger(job, out).await {
+                    tracing::warn!(error = %describe(&error), "the ledger could not be rebuilt; going on without it");
+                }
+                // The output remembers what the ledger has forgotten.
+                let begun = self.ledger.begin(job, *batch, claimant).await.ok().flatten();
+                Known { may_be_written: true, ..begun.map(Known::of).unwrap_or_default() }
+            }
+            // One that is away must not stop the work: what it would have saved is only repeated work, and the part
+            // decides.
+            Err(error) => {
+                tracing::warn!(%error, "the ledger does not answer; going on without it");
+                Known { asked_in_vain: true, ..Known::default() }
+            }
         }
     }
 
-    /// Takes that back.
+    /// Takes a claim back.
     pub(super) async fn release(&self, descriptor: &BatchDescriptor) {
         if let Err(error) = self.ledger.release(&descriptor.job, descriptor.batch).await {
             tracing::debug!(%error, "a claim was not released");

@@ -3,13 +3,17 @@
 //! Every stage reports here; nothing here ever changes what a stage does. Labels come from closed sets
 //! only: no key, job or message text.
 
+use crate::ceilings::{Ceilings, Lanes};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use trawl_common::error_code::ErrorCode;
@@ -39,6 +43,11 @@ impl Stage {
     /// All of them, in the order of a batch's life.
     pub const ALL: [Stage; 6] =
         [Self::Fetch, Self::Decode, Self::Forward, Self::Encode, Self::Put, Self::Commit];
+
+    /// Whether it is counted by images; the others are by batches.
+    pub fn is_of_images(self) -> bool {
+        matches!(self, Self::Fetch | Self::Decode | Self::Forward)
+    }
 
     /// The label.
     pub fn name(self) -> &'static str {
@@ -106,6 +115,8 @@ pub struct Meters {
     last_progress_ms: AtomicU64,
     totals: [(AtomicU64, AtomicU64); Stage::ALL.len()],
     computed: AtomicU64,
+    lanes: OnceLock<Lanes>,
+    ceilings: Family<StageLabel, Gauge<f64, AtomicU64>>,
 }
 
 impl Default for Meters {
@@ -136,6 +147,8 @@ impl Meters {
             last_progress_ms: AtomicU64::new(0),
             totals: Default::default(),
             computed: AtomicU64::new(0),
+            lanes: OnceLock::new(),
+            ceilings: Family::default(),
             registry: Registry::default(),
         };
         let build = Family::<BuildLabel, Gauge>::default();
@@ -165,7 +178,22 @@ impl Meters {
             Unit::Seconds,
             meters.durations.clone(),
         );
+        registry.register(
+            "stage_ceiling_images_per_second",
+            "What a stage alone would let through, from what it has done so far; on the CPU decode and forward share the threads",
+            meters.ceilings.clone(),
+        );
         Self { registry, ..meters }
+    }
+
+    /// Says how many can be at each stage at once; only the first time counts.
+    pub fn set_lanes(&self, lanes: Lanes) {
+        let _said_before = self.lanes.set(lanes);
+    }
+
+    /// What each stage could do alone; `None` before the first image, and where nobody said how many lanes there are.
+    pub fn ceilings(&self) -> Option<Ceilings> {
+        Ceilings::new(|stage| self.total(stage), self.computed(), *self.lanes.get()?)
     }
 
     /// Records `count` items that took `busy` in all in `stage`.
@@ -236,6 +264,10 @@ impl Meters {
 
     /// The Prometheus text.
     pub fn render(&self) -> String {
+        for ceiling in self.ceilings().iter().flat_map(|ceilings| &ceilings.stages) {
+            let gauge = self.ceilings.get_or_create(&StageLabel { stage: ceiling.stage.name() });
+            gauge.set(ceiling.images_per_second);
+        }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("writing to a String");
         text
@@ -253,6 +285,7 @@ mod tests {
         meters.committed(3, [(ErrorCode::Truncated, 1)]);
         meters.conflict("other");
         meters.micro_batch(8, 16);
+        meters.set_lanes(Lanes { threads: 2, devices: 0, fetches: 1, batches: 1 });
         let text = meters.render();
         for name in [
             "trawl_images_total{outcome=\"ok\"} 3",
@@ -263,6 +296,7 @@ mod tests {
             "trawl_commit_conflicts_total{outcome=\"other\"} 1",
             "trawl_batch_fill_ratio_count 1",
             "trawl_build_info{version=",
+            "trawl_stage_ceiling_images_per_second{stage=\"decode\"} 1000.0",
         ] {
             assert!(text.contains(name), "{name} is not in\n{text}");
         }

@@ -12,10 +12,12 @@ pub mod handover;
 pub mod infer;
 pub mod intake;
 pub mod journal;
+pub mod knees;
 pub mod meters;
 pub mod pool;
 pub mod settle;
 pub mod sink;
+pub mod sizing;
 pub mod solo;
 pub mod tail;
 
@@ -23,6 +25,7 @@ use crate::jobs::Jobs;
 use batch::{BatchRows, OpenBatch};
 use fetch::Fetcher;
 use intake::Intake;
+use knees::Knees;
 use meters::Meters;
 use pool::{Pool, PoolSettings, PoolThreads};
 use settle::{Finished, Subject};
@@ -50,7 +53,7 @@ use trawl_common::{
     location::Location,
     planning::{
         PlanError,
-        rebuild::{Rebuilt, rebuild},
+        rebuild::{Rebuilt, is_half_filled, rebuild},
     },
     results::row::ResultRow,
     shutdown::Shutdown,
@@ -116,8 +119,8 @@ pub enum Drained {
 }
 
 /// Starts the compute stage: decode, and infer's forward passes.
-pub fn start_pool(settings: PoolSettings, meters: Arc<Meters>) -> (Arc<Pool>, PoolThreads) {
-    Pool::start(settings, infer::forward, meters)
+pub fn start_pool(settings: PoolSettings, knees: Knees, meters: Arc<Meters>) -> (Arc<Pool>, PoolThreads) {
+    Pool::start(settings, infer::forward, knees, meters)
 }
 
 /// The same as a tokio task, for simulations: each piece of work takes `pace` of the runtime's clock.
@@ -243,7 +246,7 @@ impl Pipeline {
 
     /// A batch from its message to its encoded part.
     async fn work(&self, descriptor: BatchDescriptor, sight: Sight) -> Result<Finished, Failure> {
-        let job = match self.take_in(&descriptor, sight.seen || sight.alone).await? {
+        let job = match self.take_in(&descriptor, sight.seen || sight.alone, sight.alone).await? {
             Intake::Cancelled => return Ok(Finished::Dropped),
             Intake::Written(outcome) => return Ok(Finished::Written(outcome)),
             Intake::Compute(job) => job,
@@ -251,7 +254,6 @@ impl Pipeline {
         let (batch, rows) = if sight.alone {
             self.compute_alone(descriptor, &job, sight.last).await?
         } else {
-            self.claim(&descriptor).await;
             self.mark_begun(&descriptor, &job).await?;
             let (batch, mut rows) = OpenBatch::open(descriptor, job.clone());
             let _abandon = AbandonOnDrop(batch.clone());
@@ -301,12 +303,22 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Fills a ledger that has forgotten a job with what its output has. One at a time in this worker: whoever
-    /// waited finds it filled, and fills it again for the price of a listing.
-    async fn rebuild_ledger(&self, job: &JobId, out: &str) -> Result<Rebuilt, Failure> {
+    /// Fills a ledger that has forgotten a job with what its output has. One at a time in this worker, because a wipe
+    /// is noticed by every batch in hand at once: whoever waited, and finds that it was done meanwhile, has nothing
+    /// to do. Cancel safe.
+    async fn rebuild_ledger(&self, job: &JobId, out: &str) -> Result<(), Failure> {
+        let _alone = self.jobs.rebuilding.lock().await;
+        // In doubt it is filled: that has more patience with a ledger that does not answer.
+        if is_half_filled(job, &*self.ledger).await.unwrap_or(true) {
+            self.fill_ledger(job, out).await?;
+        }
+        Ok(())
+    }
+
+    /// Fills a ledger with what the output of a job has, whatever it knows. Hold [`crate::jobs::Jobs::rebuilding`].
+    async fn fill_ledger(&self, job: &JobId, out: &str) -> Result<Rebuilt, Failure> {
         let (layout, spec) = self.jobs.spec(job, out).await?;
         let store = self.stores.open(layout.root()).await;
-        let _alone = self.jobs.rebuilding.lock().await;
         tracing::warn!(job.id = %job, "the ledger does not know all of a job; rebuilding it from {out}");
         let rebuilt = rebuild(&spec, &layout, &store, &*self.ledger).await;
         let rebuilt = rebuilt.map_err(|error| match error {

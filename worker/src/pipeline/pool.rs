@@ -13,7 +13,9 @@ use super::{
     batch::OpenBatch,
     handover::{Decoded, Undecoded},
     infer::Fit,
+    knees::Knees,
     meters::{Meters, Stage},
+    sizing::{Found, Rule, Sizing},
 };
 use crate::{
     model::LoadedModel,
@@ -42,9 +44,8 @@ const MAX_LINGER: Duration = Duration::from_millis(500);
 /// Full micro-batches that may wait for a CUDA device before the decoders pause: one ready while one runs.
 const READY_PER_DEVICE: usize = 2;
 
-/// Micro-batches that must fit before one that was halved for want of memory is doubled again: a neighbour on the
-/// device may have left, and trying costs one failed pass.
-const FITS_BEFORE_GROWTH: u32 = 64;
+/// Models whose size is known here; more are forgotten, the oldest first.
+const MODELS_SIZED: usize = 8;
 
 /// The forward pass over a micro-batch on one replica of its model; files the rows.
 pub type Forward = fn(&LoadedModel, usize, Vec<Decoded>, &Meters) -> Fit;
@@ -54,8 +55,8 @@ pub type Forward = fn(&LoadedModel, usize, Vec<Decoded>, &Meters) -> Fit;
 pub struct PoolSettings {
     /// Compute threads.
     pub threads: usize,
-    /// Images in a full micro-batch.
-    pub micro_batch: usize,
+    /// How many images a full micro-batch has.
+    pub micro_batch: Rule,
     /// Whether the compute threads run forward passes too (CPU).
     pub forward_in_pool: bool,
     /// Devices with a thread of their own.
@@ -79,10 +80,8 @@ struct State {
     expected: usize,
     /// Threads that are decoding now.
     decoding: usize,
-    /// Images in a full micro-batch for now, if memory does not allow for more.
-    fits: Option<usize>,
-    /// Micro-batches in a row that fitted.
-    fitted: u32,
+    /// The size of each model's micro-batches, by digest and precision.
+    sizes: Vec<(String, Sizing)>,
     closed: bool,
 }
 
@@ -115,6 +114,7 @@ pub struct Pool {
     changed: Bell,
     settings: PoolSettings,
     forward: Forward,
+    knees: Knees,
     meters: Arc<Meters>,
 }
 
@@ -193,8 +193,13 @@ fn guarded<T>(batches: &[Arc<OpenBatch>], work: impl FnOnce() -> T) -> Option<T>
 
 impl Pool {
     /// Starts the threads.
-    pub fn start(settings: PoolSettings, forward: Forward, meters: Arc<Meters>) -> (Arc<Self>, PoolThreads) {
-        let pool = Arc::new(Self::new(settings, forward, meters));
+    pub fn start(
+        settings: PoolSettings,
+        forward: Forward,
+        knees: Knees,
+        meters: Arc<Meters>,
+    ) -> (Arc<Self>, PoolThreads) {
+        let pool = Arc::new(Self::new(settings, forward, knees, meters));
         let spawn = |name: String, decodes: bool, forwards: bool, replica: usize| {
             let pool = pool.clone();
             std::thread::Builder::new()
@@ -215,8 +220,8 @@ impl Pool {
         (pool, threads)
     }
 
-    fn new(settings: PoolSettings, forward: Forward, meters: Arc<Meters>) -> Self {
-        Self { state: Mutex::default(), changed: Bell::default(), settings, forward, meters }
+    fn new(settings: PoolSettings, forward: Forward, knees: Knees, meters: Arc<Meters>) -> Self {
+        Self { state: Mutex::default(), changed: Bell::default(), settings, forward, knees, meters }
     }
 
     /// Announces an image that is being fetched.
@@ -230,7 +235,7 @@ impl Pool {
     }
 
     fn work(&self, decodes: bool, forwards: bool, replica: usize) {
-        crate::model::torchscript::prepare_thread();
+        crate::model::network::prepare_thread();
         let mut scratch = Scratch::new();
         while self.perform(self.next(decodes, forwards), replica, &mut scratch) {}
     }
@@ -243,12 +248,11 @@ impl Pool {
                 let decoded = guarded(&[batch], || self.decode(image, scratch));
                 self.file(decoded.flatten());
             }
-            Task::Forward(batch) => {
-                self.meters.micro_batch(batch.images.len(), self.settings.micro_batch);
-                let batches: Vec<_> = batch.images.iter().map(|image| image.batch.clone()).collect();
-                let fit =
-                    guarded(&batches, || (self.forward)(&batch.model, replica, batch.images, &self.meters));
-                self.adapt(fit);
+            Task::Forward(MicroBatch { model, images, .. }) => {
+                let (count, began) = (images.len(), Instant::now());
+                let batches: Vec<_> = images.iter().map(|image| image.batch.clone()).collect();
+                let fit = guarded(&batches, || (self.forward)(&model, replica, images, &self.meters));
+                self.adapt(&model, count, began.elapsed(), fit);
             }
             Task::End => return false,
         }
@@ -266,23 +270,34 @@ impl Pool {
         }
     }
 
-    /// Fewer images in a micro-batch after one that did not fit, more after many that did.
-    fn adapt(&self, fit: Option<Fit>) {
+    /// Takes note of what a pass over so many images showed about their number.
+    fn adapt(&self, model: &LoadedModel, images: usize, took: Duration, fit: Option<Fit>) {
         let mut state = self.lock();
-        match (fit, state.fits) {
-            (Some(Fit::Pieces(worked)), now) => {
-                state.fits = Some(worked.min(now.unwrap_or(worked)).max(1));
-                state.fitted = 0;
-            }
-            (Some(Fit::Whole), Some(now)) => {
-                state.fitted += 1;
-                if state.fitted >= FITS_BEFORE_GROWTH {
-                    state.fits = Some(now * 2).filter(|grown| *grown < self.settings.micro_batch);
-                    state.fitted = 0;
-                }
-            }
-            (Some(Fit::Whole), None) | (None, _) => {}
+        let sizing = self.sizing(&mut state, model);
+        self.meters.micro_batch(images, sizing.full());
+        let found = fit.map_or(Found::Nothing, |fit| sizing.observe(images, took, fit));
+        drop(state);
+        if let Found::Knee(size) = found {
+            tracing::info!(model.name = %model.spec.name, images = size, "the micro-batch of this model has its size");
+            self.knees.set(&model.variant, size);
         }
+    }
+
+    /// The size of a model's micro-batches. One small read of a file when a model is new.
+    fn sizing<'s>(&self, state: &'s mut State, model: &LoadedModel) -> &'s mut Sizing {
+        let place = state.sizes.iter().position(|(variant, _)| *variant == model.variant);
+        let place = place.unwrap_or_else(|| {
+            if state.sizes.len() >= MODELS_SIZED {
+                state.sizes.remove(0);
+            }
+            let remembered = match self.settings.micro_batch {
+                Rule::Fixed(_) => None,
+                Rule::Climb { .. } => self.knees.get(&model.variant),
+            };
+            state.sizes.push((model.variant.clone(), Sizing::new(self.settings.micro_batch, remembered)));
+            state.sizes.len() - 1
+        });
+        &mut state.sizes[place].1
     }
 
     /// What there is to do now, or else how long to wait at most for a change.
@@ -355,15 +370,15 @@ impl Pool {
         state.decoding -= 1;
         if let Some(image) = decoded {
             let model = image.batch.job.model.clone();
+            let size = self.sizing(&mut state, &model).full();
             let place = state.filling.iter().position(|filling| Arc::ptr_eq(&filling.model, &model));
             let place = place.unwrap_or_else(|| {
-                let images = Vec::with_capacity(self.settings.micro_batch);
+                let images = Vec::with_capacity(size);
                 state.filling.push(MicroBatch { model, images, since: Instant::now() });
                 state.filling.len() - 1
             });
             state.filling[place].images.push(image);
-            let full = state.fits.unwrap_or(self.settings.micro_batch);
-            if state.filling[place].images.len() >= full {
+            if state.filling[place].images.len() >= size {
                 let full = state.filling.remove(place);
                 state.ready.push_back(full);
             }

@@ -17,7 +17,6 @@ use trawl_common::{
     disposition::{Failure, describe, disposition},
     job::{JobId, QueueName},
     ledger::{BatchOutcome, Completion, LedgerError},
-    planning::rebuild::is_half_filled,
     results::part,
     retry::{RetryPolicy, retry},
     storage::{PutOutcome, Storage, StorageError, probe::ConditionalPut},
@@ -224,13 +223,11 @@ impl Pipeline {
         let complete = || self.ledger.complete(&subject.job, subject.batch, outcome);
         for _ in 0..REBUILDS {
             let completion = retry(COMMIT, LedgerError::is_transient, complete).await?;
-            let half_filled = || is_half_filled(&subject.job, &*self.ledger);
-            if let Some(completion) = completion
-                && (completion.job_done || !retry(COMMIT, LedgerError::is_transient, half_filled).await?)
-            {
+            if let Some(completion) = completion.filter(|completion| completion.announced) {
                 return Ok(completion);
             }
-            // Wiped, failed over or evicted: the part is there, so it is counted with all the others.
+            // Wiped, failed over or evicted, and perhaps not filled again to the end: the part is there, so it is
+            // counted with all the others.
             self.rebuild_ledger(&subject.job, &subject.out).await?;
         }
         Err(LedgerError::Forgotten { job: subject.job.clone() }.into())

@@ -104,7 +104,9 @@ impl Pipeline {
 
     /// Counts what the output has, and asks for the finish if that is everything.
     async fn look_over(&self, job: &Progress) -> Result<(), Failure> {
-        let rebuilt = self.rebuild_ledger(&job.job, &job.out).await?;
+        let rebuilding = self.jobs.rebuilding.lock().await;
+        let rebuilt = self.fill_ledger(&job.job, &job.out).await?;
+        drop(rebuilding);
         if rebuilt.job_done {
             return self.ask_for_finish(&job.job, &job.out).await;
         }

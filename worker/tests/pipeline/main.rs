@@ -38,9 +38,11 @@ use trawl_worker::{
     pipeline::{
         Drained, Pipeline,
         fetch::{FetchLimits, Fetcher},
+        knees::Knees,
         meters::{Meters, Stage},
         pool::{PoolSettings, PoolThreads},
         settle::SettleOrder,
+        sizing::Rule,
         solo::Room,
         start_pool,
         tail::Stalled,
@@ -151,8 +153,9 @@ impl Scene {
 
     fn caching(&self, flaws: Flaws, cache: &Path) -> (Arc<Pipeline>, PoolThreads) {
         let meters = Arc::new(Meters::new());
-        let settings = PoolSettings { threads: 2, micro_batch: 4, forward_in_pool: true, devices: 0 };
-        let (pool, threads) = start_pool(settings, meters.clone());
+        let settings =
+            PoolSettings { threads: 2, micro_batch: Rule::Fixed(4), forward_in_pool: true, devices: 0 };
+        let (pool, threads) = start_pool(settings, Knees::none(), meters.clone());
         let limits = FetchLimits { images: 3, bytes: 1 << 20, max_image_bytes: 1 << 20 };
         let loader = Arc::new(FakeLoader(flaws));
         let cache = cache.to_owned();

@@ -49,6 +49,7 @@ use trawl_worker::{
         meters::Meters,
         pool::{PoolSettings, PoolThreads},
         settle::SettleOrder,
+        sizing::Rule,
         solo::Room,
         start_pool_as_task,
     },
@@ -238,7 +239,7 @@ impl Fleet {
         let meters = Arc::new(Meters::new());
         let settings = PoolSettings {
             threads: 1,
-            micro_batch: self.scenario.micro_batch,
+            micro_batch: Rule::Fixed(self.scenario.micro_batch),
             forward_in_pool: true,
             devices: 0,
         };

@@ -11,7 +11,8 @@ mod connection;
 mod keys;
 
 use super::{
-    BatchOutcome, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress, memory::check_batch,
+    BatchOutcome, Begun, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress,
+    memory::check_batch,
 };
 use crate::{batch::BatchNumber, job::JobId};
 use async_trait::async_trait;
@@ -33,6 +34,7 @@ const INDEX: &str = "trawl:jobs";
 
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/open.lua")));
 static PLANNED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/planned.lua")));
+static BEGIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/begin.lua")));
 static COMPLETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/complete.lua")));
 static FINALIZED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/finalized.lua")));
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/claim.lua")));
@@ -63,6 +65,10 @@ impl RedisLedger {
             async move { call.invoke_async(&mut link).await }
         })
         .await
+    }
+
+    fn state_of(&self, text: &str) -> Result<JobState, LedgerError> {
+        parse_state(text).ok_or_else(|| self.other(format!("`{text}` is no state of a job")))
     }
 
     /// Claims a batch, or takes a claim over that is `older_than_ms` old; -1 minds no earlier claim.
@@ -131,6 +137,25 @@ impl Ledger for RedisLedger {
         .await
     }
 
+    async fn begin(
+        &self,
+        job: &JobId,
+        batch: BatchNumber,
+        claimant: Option<&str>,
+    ) -> Result<Option<Begun>, LedgerError> {
+        check_batch(&self.address, batch)?;
+        let keys = Keys::of(job);
+        let known: Option<(String, bool)> = self
+            .run(|mut link| {
+                let mut call = BEGIN.key(&keys.meta);
+                call.key(&keys.done).key(&keys.claims).key(&keys.claimers);
+                call.arg(batch.0).arg(claimant.unwrap_or_default());
+                async move { call.invoke_async(&mut link).await }
+            })
+            .await?;
+        known.map(|(state, done)| Ok(Begun { state: self.state_of(&state)?, done })).transpose()
+    }
+
     async fn complete(
         &self,
         job: &JobId,
@@ -139,7 +164,7 @@ impl Ledger for RedisLedger {
     ) -> Result<Option<Completion>, LedgerError> {
         check_batch(&self.address, batch)?;
         let keys = Keys::of(job);
-        let (first, job_done) = self
+        let (first, job_done, announced) = self
             .run(|mut link| {
                 let mut call = COMPLETE.key(&keys.meta);
                 call.key(&keys.done).key(&keys.errors).key(&keys.rate).key(&keys.claims).key(&keys.claimers);
@@ -147,10 +172,10 @@ impl Ledger for RedisLedger {
                 for (code, n) in &outcome.errors {
                     call.arg(code.as_str()).arg(n);
                 }
-                async move { call.invoke_async::<(i64, bool)>(&mut link).await }
+                async move { call.invoke_async::<(i64, bool, bool)>(&mut link).await }
             })
             .await?;
-        Ok((first >= 0).then_some(Completion { first: first == 1, job_done }))
+        Ok((first >= 0).then_some(Completion { first: first == 1, job_done, announced }))
     }
 
     async fn finalized(
@@ -247,8 +272,7 @@ impl Ledger for RedisLedger {
         if open.is_none() {
             return Ok(None);
         }
-        let text = state.unwrap_or_default();
-        parse_state(&text).map(Some).ok_or_else(|| self.other(format!("`{text}` is no state of a job")))
+        self.state_of(&state.unwrap_or_default()).map(Some)
     }
 
     async fn progress(&self, job: &JobId) -> Result<Option<Progress>, LedgerError> {

@@ -1,7 +1,7 @@
 -- Records a finished batch and ends its claim. Only the call that turns its bit on moves the counters.
 -- KEYS: meta, done (one bit a batch), errors, rate (images by 10-second bucket), claims, claimers.
 -- ARGV: batch number, images ok, images failed, then pairs of error code and count.
--- Returns first (1 or 0), and 1 if the plan is at its end and every batch of it is done.
+-- Returns first (1 or 0), 1 if the plan is at its end and every batch of it is done, and 1 if a plan was announced.
 -- Returns -1 if the job is unknown, or if some of its keys are gone (evicted): the rest is removed then, because
 -- a bitmap without its bits would count batches twice.
 local BUCKET_SECONDS = 10
@@ -11,7 +11,7 @@ local function number(field)
   return tonumber(redis.call('HGET', meta, field) or '0')
 end
 if not redis.call('HGET', meta, 'open') then
-  return {-1, 0}
+  return {-1, 0, 0}
 end
 local complete = redis.call('HGET', meta, 'state') == 'complete'
 if not complete then
@@ -19,7 +19,7 @@ if not complete then
   local codes_gone = number('failed') > 0 and redis.call('EXISTS', KEYS[3]) == 0
   if bits_gone or codes_gone then
     redis.call('DEL', unpack(KEYS))
-    return {-1, 0}
+    return {-1, 0, 0}
   end
 end
 local function end_claim()
@@ -28,7 +28,7 @@ local function end_claim()
 end
 if complete then
   end_claim()
-  return {0, 1}
+  return {0, 1, 1}
 end
 -- The first write, because a full server refuses only that one: it takes all of a completion or nothing.
 local first = redis.call('SETBIT', KEYS[2], ARGV[1], 1) == 0
@@ -59,7 +59,6 @@ if first then
     end
   end
 end
-if redis.call('HGET', meta, 'plan_complete') and number('done') >= number('batches_planned') then
-  return {first and 1 or 0, 1}
-end
-return {first and 1 or 0, 0}
+local planned = number('batches_planned')
+local all_done = redis.call('HGET', meta, 'plan_complete') and number('done') >= planned
+return {first and 1 or 0, all_done and 1 or 0, planned > 0 and 1 or 0}

@@ -4,7 +4,10 @@
 //! that each piece of it takes a given time of the runtime's clock. It must never serve a real worker: it blocks.
 
 use super::{Forward, Pool, PoolSettings, PoolThreads};
-use crate::{pipeline::meters::Meters, preprocess::Scratch};
+use crate::{
+    pipeline::{knees::Knees, meters::Meters},
+    preprocess::Scratch,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
@@ -17,7 +20,7 @@ impl Pool {
         meters: Arc<Meters>,
         pace: Duration,
     ) -> (Arc<Self>, PoolThreads) {
-        let pool = Arc::new(Self::new(settings, forward, meters));
+        let pool = Arc::new(Self::new(settings, forward, Knees::none(), meters));
         let task = tokio::spawn(pool.clone().work_as_task(pace));
         (pool.clone(), PoolThreads { pool, threads: Vec::new(), task: Some(task.abort_handle()) })
     }

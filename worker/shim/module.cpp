@@ -1,0 +1,107 @@
+// Loads, converts and runs modules: the C side of worker/src/model/shim.rs.
+//
+// Not tch's CModule, because that can neither be made from a module of ours nor give its module away, and saving
+// and loading an optimised one would cost a copy of the weights. Must never keep a reference to a caller's tensor.
+
+#include "shim.h"
+
+#include "engine.h"
+#include "guard.h"
+#include "passes.h"
+
+#include <ATen/Context.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/jit/passes/freeze_module.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/serialization/import.h>
+
+#include <cstdlib>
+#include <memory>
+
+namespace {
+
+struct Script final : trawl_module {
+  explicit Script(torch::jit::Module loaded) : module(std::move(loaded)) {}
+  c10::IValue run(const at::Tensor& input) override {
+    return module.forward({input});
+  }
+  torch::jit::Module module;
+};
+
+const torch::jit::Module& script(const trawl_module* module) {
+  auto it = dynamic_cast<const Script*>(module);
+  TORCH_CHECK(it, "this is no TorchScript module");
+  return it->module;
+}
+
+c10::Device device_of(int device) {
+  return device < 0 ? c10::Device(c10::kCPU) : c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device));
+}
+
+std::shared_ptr<torch::jit::Graph> forward_graph(const torch::jit::Module& module) {
+  return torch::jit::toGraphFunction(module.get_method("forward").function()).graph();
+}
+
+}  // namespace
+
+extern "C" {
+
+char* trawl_load(const char* path, int device, trawl_module** out) {
+  return trawl_guarded([&] {
+    auto loaded = std::make_unique<Script>(torch::jit::load(path, device_of(device)));
+    loaded->module.eval();
+    *out = loaded.release();
+  });
+}
+
+char* trawl_optimise(const trawl_module* from, uint32_t passes, const at::Tensor* example, int kind, trawl_module** out, trawl_counts* counts) {
+  return trawl_guarded([&] {
+    c10::NoGradGuard no_grad;
+    *counts = {};
+    auto frozen = std::make_unique<Script>(torch::jit::freeze_module(script(from)));
+    auto graph = forward_graph(frozen->module);
+    trawl::run_passes(graph, passes, {frozen->module._ivalue(), *example}, *counts);
+    if (kind >= 0) trawl::convert_constants(graph, static_cast<c10::ScalarType>(kind));
+    *out = frozen.release();
+  });
+}
+
+char* trawl_convert(trawl_module* module, int device, int kind) {
+  return trawl_guarded([&] {
+    torch::jit::Module of_script = script(module);  // A handle to the same module.
+    of_script.to(device_of(device), static_cast<c10::ScalarType>(kind));
+  });
+}
+
+char* trawl_forward(trawl_module* module, const at::Tensor* input, at::Tensor** out) {
+  return trawl_guarded([&] {
+    c10::NoGradGuard no_grad;
+    auto answer = module->run(*input);
+    TORCH_CHECK(answer.isTensor(), "the model returns ", answer.tagKind(), ", one tensor was expected");
+    *out = new at::Tensor(std::move(answer).toTensor());
+  });
+}
+
+void trawl_set_specialising(int on) {
+  torch::jit::getProfilingMode() = on != 0;
+}
+
+int trawl_allow_tf32(int on) {
+  // The getter throws if something else of this process set the newer, finer switches.
+  int before = 0;
+  std::free(trawl_guarded([&] {
+    auto& context = at::globalContext();
+    before = context.allowTF32CuDNN();
+    context.setAllowTF32CuDNN(on != 0);
+  }));
+  return before;
+}
+
+void trawl_free_module(trawl_module* module) {
+  delete module;
+}
+
+void trawl_free_text(char* text) {
+  std::free(text);
+}
+}

@@ -1,0 +1,252 @@
+//! Each stage alone: all its lanes at work for a given time, with the code that a run uses.
+
+use super::prediction::Speed;
+use crate::{
+    model::{LoadedModel, network, output},
+    preprocess::{self, Recipe, Scratch},
+};
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use trawl_common::{
+    batch::BatchNumber,
+    bundle::{BundleSpec, Head},
+    job::{Decode, JOB_SPEC_VERSION, JobSpec, ModelRef, Orient, Precision, Truncated},
+    results::{
+        part::{PartFooter, encode_part},
+        row::{Outcome, Prediction, ResultRow},
+        schema::Columns,
+    },
+};
+
+/// A larger size must give this much more to be taken: it costs memory, and fills later.
+const WORTH: f64 = 1.04;
+
+/// Pixels that are kept for the forward passes, in images.
+const PIXELS_KEPT: usize = 256;
+
+/// Rows of a part: the default batch.
+const ROWS: usize = 64;
+
+/// Classes kept per image: the default.
+const TOP_K: usize = 5;
+
+/// What decoding showed.
+pub struct Decoded {
+    /// How fast it was.
+    pub speed: Speed,
+    /// Pixels of some images.
+    pub pixels: Vec<Vec<u8>>,
+    /// Images of the sample that have no pixels.
+    pub unusable: usize,
+}
+
+/// Decodes and resizes the files over and over, on so many threads.
+///
+/// # Errors
+/// If none of them is an image.
+pub fn decode(files: &[Bytes], recipe: &Recipe, threads: usize, patience: Duration) -> Result<Decoded> {
+    let mut scratch = Scratch::new();
+    let mut good: Vec<(&Bytes, Vec<u8>)> = Vec::new();
+    for file in files {
+        if let Ok(prepared) = preprocess::prepare(file, recipe, &mut scratch) {
+            let pixels = if good.len() < PIXELS_KEPT { prepared.pixels } else { Vec::new() };
+            good.push((file, pixels));
+        }
+    }
+    ensure!(
+        !good.is_empty(),
+        "none of the {} files that were read is an image that can be decoded",
+        files.len()
+    );
+    let next = AtomicUsize::new(0);
+    let speed = together(threads, patience, || {
+        let mut scratch = Scratch::new();
+        let (good, next) = (&good, &next);
+        move || {
+            let file = good[next.fetch_add(1, Ordering::Relaxed) % good.len()].0;
+            Ok(usize::from(preprocess::prepare(file, recipe, &mut scratch).is_ok()))
+        }
+    })?;
+    let unusable = files.len() - good.len();
+    let pixels = good.into_iter().map(|(_, pixels)| pixels).filter(|pixels| !pixels.is_empty()).collect();
+    Ok(Decoded { speed, pixels, unusable })
+}
+
+/// Runs the model in micro-batches of each of the `sizes`, on so many threads, until a size is clearly worse than
+/// one before it.
+///
+/// # Errors
+/// What the model raises.
+pub fn forward(
+    model: &LoadedModel,
+    pixels: &[Vec<u8>],
+    threads: usize,
+    sizes: &[usize],
+    patience: Duration,
+) -> Result<Vec<(usize, Speed)>> {
+    let mut measured: Vec<(usize, Speed)> = Vec::new();
+    for &size in sizes {
+        let images: Vec<&[u8]> = pixels.iter().cycle().take(size).map(Vec::as_slice).collect();
+        let lane = AtomicUsize::new(0);
+        let speed = together(threads, patience, || {
+            network::prepare_thread();
+            let (images, replica) = (&images, lane.fetch_add(1, Ordering::Relaxed) % model.replicas.len());
+            move || {
+                model.replicas[replica].forward(images)?;
+                Ok(images.len())
+            }
+        })?;
+        measured.push((size, speed));
+        let best = measured.iter().map(|(_, speed)| speed.images_per_second).fold(0.0, f64::max);
+        if speed.images_per_second * WORTH * WORTH < best {
+            break;
+        }
+    }
+    Ok(measured)
+}
+
+/// The smallest size beyond which nothing worth it is gained.
+pub fn knee(measured: &[(usize, Speed)]) -> Option<(usize, Speed)> {
+    let best = measured.iter().map(|(_, speed)| speed.images_per_second).fold(0.0, f64::max);
+    measured.iter().find(|(_, speed)| speed.images_per_second * WORTH >= best).copied()
+}
+
+/// Encodes parts of the model's kind, on one thread.
+///
+/// # Errors
+/// If the model's output does not fit its head.
+pub fn encode(model: &LoadedModel, patience: Duration) -> Result<Speed> {
+    let width = model.replicas[0].width();
+    let columns = match model.spec.head {
+        Head::Classification => Columns::Classes,
+        Head::Embedding | Head::Raw => Columns::Vector(u32::try_from(width)?),
+    };
+    let values = values(width);
+    let prediction = output::interpret(&values, &model.spec, TOP_K).context("finite numbers")?;
+    let (spec, rows) = (job(&model.sha256)?, rows_of(ROWS, &prediction));
+    together(1, patience, || {
+        let (spec, rows) = (&spec, &rows);
+        move || {
+            let footer = PartFooter::new(spec, BatchNumber(0), "bench-0", "bench").counted(rows);
+            encode_part(rows, columns, &footer)?;
+            Ok(ROWS)
+        }
+    })
+}
+
+/// Rows with the `k` best of so many classes.
+///
+/// # Errors
+/// None that depends on the arguments.
+pub fn rows(count: usize, classes: usize, k: usize) -> Result<Vec<ResultRow>> {
+    let spec = BundleSpec::parse(
+        br#"{"version":1,"name":"bench","head":"classification","input":{"crop":[224,224],"resize_mode":"squash",
+            "interpolation":"nearest","mean":[0,0,0],"std":[1,1,1]}}"#,
+    )
+    .map_err(anyhow::Error::msg)?;
+    let prediction = output::interpret(&values(classes), &spec, k).context("finite numbers")?;
+    Ok(rows_of(count, &prediction))
+}
+
+fn values(width: usize) -> Vec<f32> {
+    (0..width).map(|i| ((i * 37) % 101) as f32 / 10.0).collect()
+}
+
+fn rows_of(count: usize, prediction: &Prediction) -> Vec<ResultRow> {
+    let row = |i: usize| ResultRow {
+        key: format!("s3://bucket/folder/image_{i:08}.jpg"),
+        etag: Some(format!("{:032x}", i * 7919)),
+        size: 90_000,
+        width: Some(500),
+        height: Some(375),
+        outcome: Outcome::Ok(prediction.clone()),
+    };
+    (0..count).map(row).collect()
+}
+
+/// A job for the footers; its parts are thrown away.
+///
+/// # Errors
+/// None that depends on the argument.
+pub fn job(model_sha256: &str) -> Result<JobSpec> {
+    Ok(JobSpec {
+        version: JOB_SPEC_VERSION,
+        job: "bench".parse()?,
+        queue: "bench".parse()?,
+        sources: Vec::new(),
+        base_dir: "/".into(),
+        include: Vec::new(),
+        exclude: Vec::new(),
+        limit: None,
+        batch_size: u32::try_from(ROWS)?,
+        out: "/".into(),
+        model: ModelRef { location: "bench".into(), sha256: model_sha256.to_owned() },
+        topk: TOP_K as u16,
+        decode: Decode::Exact,
+        truncated: Truncated::Reject,
+        orient: Orient::None,
+        precision: Precision::Fp32,
+        created_unix_ms: 1,
+    })
+}
+
+/// Does a lane's work on each of `threads` threads, at least once and until `patience` is over, after a first round that
+/// is not counted.
+fn together<Work>(threads: usize, patience: Duration, lane: impl Fn() -> Work + Sync) -> Result<Speed>
+where
+    Work: FnMut() -> Result<usize>,
+{
+    let rates: Mutex<Vec<(f64, f64, usize)>> = Mutex::default();
+    let (ready, lane, rates_of) = (std::sync::Barrier::new(threads.max(1)), &lane, &rates);
+    std::thread::scope(|scope| -> Result<()> {
+        let running: Vec<_> = (0..threads.max(1))
+            .map(|_| {
+                let ready = &ready;
+                scope.spawn(move || -> Result<()> {
+                    let mut work = lane();
+                    let first = work();
+                    // Everybody comes here, whatever happened: nobody may wait for one that gave up.
+                    ready.wait();
+                    first?;
+                    let (began, cpu, mut images) = (Instant::now(), thread_cpu_seconds(), 0);
+                    while images == 0 || began.elapsed() < patience {
+                        images += work()?;
+                    }
+                    let took = (began.elapsed().as_secs_f64(), thread_cpu_seconds() - cpu, images);
+                    rates_of.lock().expect("no panic while it is held").push(took);
+                    Ok(())
+                })
+            })
+            .collect();
+        running.into_iter().try_for_each(|thread| thread.join().expect("a measuring thread does not panic"))
+    })?;
+    let rates = rates.into_inner().expect("as above");
+    let images: usize = rates.iter().map(|(_, _, images)| images).sum();
+    Ok(Speed {
+        images_per_second: rates.iter().map(|(seconds, _, images)| *images as f64 / seconds).sum(),
+        cpu_seconds_an_image: rates.iter().map(|(_, cpu, _)| cpu).sum::<f64>() / images.max(1) as f64,
+    })
+}
+
+fn thread_cpu_seconds() -> f64 {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Core time of all threads of this process so far.
+pub fn process_cpu_seconds() -> f64 {
+    clock(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+fn clock(id: libc::clockid_t) -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock exists on Linux, and the pointer is to a timespec that outlives the call.
+    let failed = unsafe { libc::clock_gettime(id, &mut time) };
+    if failed != 0 { 0.0 } else { time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9 }
+}

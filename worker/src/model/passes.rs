@@ -1,0 +1,135 @@
+//! Makes a loaded model faster and proves that it still answers the same.
+//!
+//! Between loading and the first batch. What the passes do is in `worker/shim`; here their outcome is compared with the
+//! model as it came, on images that are the same on every machine. Whatever goes wrong, the model runs as it came: slower,
+//! never otherwise.
+
+use super::{
+    Outputs,
+    network::Input,
+    shim::{self, Counts, Module, Passes},
+};
+use tch::Kind;
+
+/// The largest difference allowed, relative to the largest output. Folding and zero-extended kernels give sums in another
+/// order: 1.4e-6 measured (EfficientNet-Lite0, random and real images), 3e-7 for a ResNet-50. So seventy times what is
+/// seen, and still a probability moves by less than its fifth digit.
+const TOLERANCE: f32 = 1e-4;
+
+/// Images that are compared.
+const IMAGES: usize = 5;
+
+/// Images of each pass: what depends on the number of images shows at one of them.
+const BATCHES: [usize; 3] = [1, 2, IMAGES];
+
+/// Side of the squares of the structured images, in pixels.
+const SQUARE: usize = 16;
+
+/// A faster module than `plain` with the same answers, and what was changed. Blocking: runs both.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(super) fn optimise(plain: &Module, input: &Input, passes: Passes) -> Result<(Module, Counts), String> {
+    let images = images(input.crop());
+    let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
+    let (fast, counts) =
+        input.with_tensor(&images[..2], |x| plain.optimise(passes, x, None)).map_err(|e| e.to_string())??;
+    let _exact = ExactFloats::new();
+    for batch in BATCHES {
+        let before = input.pass(plain, &images[..batch]).map_err(|e| e.to_string())?;
+        let after = input.pass(&fast, &images[..batch]).map_err(|e| e.to_string())?;
+        compare(&before, &after).map_err(|reason| format!("with {batch} image(s), {reason}"))?;
+    }
+    Ok((fast, counts))
+}
+
+/// As [`optimise`], in the precision `kind` and without the comparison: half precision differs from single by more than
+/// any pass does.
+///
+/// # Errors
+/// libtorch's words.
+pub(super) fn convert(plain: &Module, input: &Input, kind: Kind) -> Result<Module, String> {
+    let images = images(input.crop());
+    let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).take(2).collect();
+    let converted = input.with_tensor(&images, |x| plain.optimise(Passes::ALL, x, Some(kind)));
+    Ok(converted.map_err(|e| e.to_string())??.0)
+}
+
+/// `TensorFloat-32` off while it lives: CUDA's convolutions would differ by a thousandth otherwise, between any two
+/// kernels. Other models' passes in that time are slower and more exact.
+struct ExactFloats {
+    before: bool,
+}
+
+impl ExactFloats {
+    fn new() -> Self {
+        Self { before: shim::allow_tf32(false) }
+    }
+}
+
+impl Drop for ExactFloats {
+    fn drop(&mut self) {
+        shim::allow_tf32(self.before);
+    }
+}
+
+/// The same shape, the same best number of each row unless two are level, and every number within [`TOLERANCE`].
+fn compare(before: &Outputs, after: &Outputs) -> Result<(), String> {
+    if before.width != after.width || before.values.len() != after.values.len() {
+        return Err(format!("rows have {} numbers and had {}", after.width, before.width));
+    }
+    let largest = before.values.iter().filter(|v| v.is_finite()).fold(0.0, |most: f32, v| most.max(v.abs()));
+    let allowed = TOLERANCE * largest;
+    for (was, is) in before.rows().zip(after.rows()) {
+        for (a, b) in was.iter().zip(is) {
+            let same = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= allowed;
+            if !same {
+                return Err(format!("an output is {b} and was {a}; {allowed:e} is allowed"));
+            }
+        }
+        let (best_was, best_is) = (best(was), best(is));
+        if best_was != best_is && (was[best_was] - was[best_is]).abs() > allowed {
+            return Err(format!("output {best_is} is the largest and was {best_was}"));
+        }
+    }
+    Ok(())
+}
+
+fn best(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap_or(0)
+}
+
+/// Noise, a gradient, squares in two sizes and noise that is dark: never all one colour, and the same each time.
+fn images([height, width]: [usize; 2]) -> Vec<Vec<u8>> {
+    // Numerical Recipes' generator of 32 bits; the upper ones are the good ones.
+    let mut state = 1_u32;
+    let mut noise = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let mut images = Vec::with_capacity(IMAGES);
+    for which in 0..IMAGES {
+        let mut image = Vec::with_capacity(height * width * 3);
+        for y in 0..height {
+            for x in 0..width {
+                for channel in 0..3 {
+                    let squares = |side: usize| {
+                        if (x / side + y / side + channel).is_multiple_of(2) { 230 } else { 20 }
+                    };
+                    image.push(match which {
+                        0 => noise(),
+                        1 => {
+                            ((x * 255 / width) as u8)
+                                ^ ((y * 255 / height) as u8).wrapping_shr(channel as u32)
+                        }
+                        2 => squares(SQUARE),
+                        3 => squares(3),
+                        _ => noise() / 4,
+                    });
+                }
+            }
+        }
+        images.push(image);
+    }
+    images
+}
