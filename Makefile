@@ -9,7 +9,7 @@ PYTHON := .venv/bin/python -B
 # rustup's place, for a shell that did not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test check sim lint chaos stack-up stack-down clean distclean
+.PHONY: help setup demo test check sim lint chaos bench-peers stack-up stack-down clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ chaos: ## MINUTES=10 SEED=7: real servers and workers under a seeded mix of faul
 	cargo build -p trawl-producer -p trawl-worker -p trawl-tests --bins --examples
 	cargo run -q -p trawl-tests --bin chaos -- --minutes $(MINUTES) --seed $(or $(SEED),1)
 
+bench-peers: ## ROUNDS=3 TUNED=1: trawl beside PyTorch, Ray Data and Daft (5.7 GB to install, an hour to run)
+	@$(SETUP) build python
+	@ROUNDS=$(ROUNDS) TUNED=$(TUNED) bench/peers/bench.sh
+
 stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
 	@$(SETUP) python servers
 	@deploy/stack up
@@ -52,9 +56,9 @@ stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
 stack-down: ## stop them and remove their data
 	@deploy/stack down
 
-clean: stack-down ## remove what was built and what the demo made
+clean: stack-down ## remove what was built and what demo and bench-peers made, but its figures
 	cargo clean
-	rm -rf .demo
+	rm -rf .demo bench/peers/models bench/peers/corpus
 
-distclean: clean ## also remove .venv and .libtorch (downloads stay in the user's cache)
-	rm -rf .venv .libtorch
+distclean: clean ## also remove the .venvs and .libtorch (downloads stay in the user's cache)
+	rm -rf .venv .libtorch bench/peers/.venv
