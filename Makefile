@@ -9,10 +9,10 @@ PYTHON := .venv/bin/python -B
 # rustup's place, for a shell that did not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test check sim lint chaos bench stack-up stack-down clean distclean
+.PHONY: help setup demo test check sim lint chaos bench bench-peers stack-up stack-down clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: packages, .venv, libtorch (about 650 MB the first time)
 	@$(SETUP)
@@ -54,6 +54,10 @@ bench: ## decode, resize, encode and plan on one core, then whole runs: BENCH_MO
 	@python3 -B bench/stages.py $${CARGO_TARGET_DIR:-target} --out bench/results/stages.json \
 		$(if $(BENCH_MODELS),$(foreach model,$(BENCH_MODELS),--model $(model)) --images $(BENCH_IMAGES))
 
+bench-peers: ## ROUNDS=3 TUNED=1: trawl beside PyTorch, Ray Data and Daft (5.7 GB to install, an hour to run)
+	@$(SETUP) build python
+	@ROUNDS=$(ROUNDS) TUNED=$(TUNED) bench/peers/bench.sh
+
 stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
 	@$(SETUP) python servers
 	@deploy/stack up
@@ -61,9 +65,9 @@ stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
 stack-down: ## stop them and remove their data
 	@deploy/stack down
 
-clean: stack-down ## remove what was built and what the demo made
+clean: stack-down ## remove what was built and what demo and bench-peers made, but its figures
 	cargo clean
-	rm -rf .demo
+	rm -rf .demo bench/peers/models bench/peers/corpus
 
-distclean: clean ## also remove .venv and .libtorch (downloads stay in the user's cache)
-	rm -rf .venv .libtorch
+distclean: clean ## also remove the .venvs and .libtorch (downloads stay in the user's cache)
+	rm -rf .venv .libtorch bench/peers/.venv
