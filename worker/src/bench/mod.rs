@@ -132,7 +132,7 @@ fn sizes(rule: Rule) -> Vec<usize> {
     match rule {
         Rule::Fixed(size) => vec![size],
         Rule::Climb { start, most } => {
-            let first = (start / 4).max(1);
+            let first = (start / 2).max(1);
             std::iter::successors(Some(first), |size| Some(size * 2))
                 .take_while(|size| *size <= most)
                 .collect()

@@ -21,7 +21,7 @@ async fn a_micro_batch_that_does_not_fit_is_halved_and_nothing_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_device_ends_the_worker_and_costs_its_batches_nothing() {
-    let scene = Scene::new(2).await;
+    let scene = Scene::new(4).await;
     scene.upload([1, 2, 3, 99]).await;
     let (pipeline, threads) = scene.flawed(Flaws { kills_device: Some(99), ..Flaws::default() });
     scene.enlist().await;
@@ -31,15 +31,14 @@ async fn a_lost_device_ends_the_worker_and_costs_its_batches_nothing() {
     assert_eq!(served.expect("it ends by itself").unwrap(), Drained::DeviceLost);
     drop(threads);
     assert_eq!(scene.broker.dead_depth().await.unwrap(), 0);
-    // No attempt is used up, but one of them may have done it: they are worked on alone from now on.
+    // No attempt is used up, but it may have done it: it is worked on alone from now on.
     let mut consumer = scene.broker.consume(&scene.spec.queue, 2).await.unwrap();
-    let (one, other) = (consumer.next().await.unwrap(), consumer.next().await.unwrap());
-    assert_eq!((one.attempt, other.attempt), (0, 0));
-    assert!(one.deliveries + other.deliveries > 0);
-    drop((one, other, consumer));
+    let again = tokio::time::timeout(PATIENCE, consumer.next()).await.expect("it comes back").unwrap();
+    assert_eq!((again.attempt, again.deliveries), (0, 1));
+    drop((again, consumer));
     let (healthy, _threads) = scene.pipeline(None);
     scene.serve(&healthy, async || scene.state().await == Some(JobState::Complete)).await;
-    assert_eq!(scene.rows(2).await.len(), 4);
+    assert_eq!(scene.rows(1).await.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
