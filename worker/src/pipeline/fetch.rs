@@ -112,6 +112,10 @@ impl Fetcher {
         {
             return Err(error.into());
         }
+        let withheld = self.ask_again(batch, withheld, &expect).await;
+        if let Some(missed) = withheld.iter().position(|missed| !last && !missed.is_forbidden()) {
+            return Err(withheld.into_iter().nth(missed).expect("its place").error.into());
+        }
         if let Some(error) = self.refuses_what_it_gave(batch, &withheld).await {
             return Err(error.into());
         }
@@ -120,6 +124,29 @@ impl Fetcher {
             batch.fail_row(missed.index, code, missed.error.to_string());
         }
         Ok(())
+    }
+
+    /// Asks once more for what was refused while other images were given: better credentials may have come in between.
+    /// Gives what is withheld still.
+    async fn ask_again<Arrived>(
+        &self,
+        batch: &Arc<OpenBatch>,
+        withheld: Vec<Withheld>,
+        expect: &(impl Fn() -> Arrived + Send + Sync),
+    ) -> Vec<Withheld>
+    where
+        Arrived: FnOnce(Undecoded) + Send + 'static,
+    {
+        let mut still = Vec::new();
+        for missed in withheld {
+            if missed.is_forbidden() {
+                let room = self.room(batch.image(missed.index).size).await;
+                still.extend(self.read(batch, missed.index, room, expect()).await);
+            } else {
+                still.push(missed);
+            }
+        }
+        still
     }
 
     /// Whether a store that refuses an image refuses by now what it gave last as well: then the credentials ran out
