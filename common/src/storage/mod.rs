@@ -97,6 +97,11 @@ impl StorageError {
         }
     }
 
+    /// Whether the store refuses us, which other credentials may mend.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Forbidden { .. })
+    }
+
     /// Whether the object, and only the object, is missing.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })

@@ -3,6 +3,7 @@
 use super::prediction::Speed;
 use crate::{
     model::{LoadedModel, network, output},
+    pipeline::sizing::WORTH,
     preprocess::{self, Recipe, Scratch},
 };
 use anyhow::{Context, Result, ensure};
@@ -25,8 +26,8 @@ use trawl_common::{
     },
 };
 
-/// A larger size must give this much more to be taken: it costs memory, and fills later.
-const WORTH: f64 = 1.04;
+/// How much more a larger size must give to be taken, as a worker's own search has it.
+const ENOUGH: f64 = 1.0 + WORTH;
 
 /// Pixels that are kept for the forward passes, in images.
 const PIXELS_KEPT: usize = 256;
@@ -105,7 +106,7 @@ pub fn forward(
         })?;
         measured.push((size, speed));
         let best = measured.iter().map(|(_, speed)| speed.images_per_second).fold(0.0, f64::max);
-        if speed.images_per_second * WORTH * WORTH < best {
+        if speed.images_per_second * ENOUGH * ENOUGH < best {
             break;
         }
     }
@@ -115,7 +116,7 @@ pub fn forward(
 /// The smallest size beyond which nothing worth it is gained.
 pub fn knee(measured: &[(usize, Speed)]) -> Option<(usize, Speed)> {
     let best = measured.iter().map(|(_, speed)| speed.images_per_second).fold(0.0, f64::max);
-    measured.iter().find(|(_, speed)| speed.images_per_second * WORTH >= best).copied()
+    measured.iter().find(|(_, speed)| speed.images_per_second * ENOUGH >= best).copied()
 }
 
 /// Encodes parts of the model's kind, on one thread.

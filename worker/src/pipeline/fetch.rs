@@ -112,10 +112,7 @@ impl Fetcher {
         {
             return Err(error.into());
         }
-        let withheld = self.ask_again(batch, withheld, &expect).await;
-        if let Some(missed) = withheld.iter().position(|missed| !last && !missed.is_forbidden()) {
-            return Err(withheld.into_iter().nth(missed).expect("its place").error.into());
-        }
+        let withheld = self.ask_again(batch, withheld, &expect, last).await?;
         if let Some(error) = self.refuses_what_it_gave(batch, &withheld).await {
             return Err(error.into());
         }
@@ -127,26 +124,30 @@ impl Fetcher {
     }
 
     /// Asks once more for what was refused while other images were given: better credentials may have come in between.
-    /// Gives what is withheld still.
+    /// Gives what is withheld still; an error that is not the image's own ends all attempts but the `last`.
     async fn ask_again<Arrived>(
         &self,
         batch: &Arc<OpenBatch>,
         withheld: Vec<Withheld>,
         expect: &(impl Fn() -> Arrived + Send + Sync),
-    ) -> Vec<Withheld>
+        last: bool,
+    ) -> Result<Vec<Withheld>, Failure>
     where
         Arrived: FnOnce(Undecoded) + Send + 'static,
     {
         let mut still = Vec::new();
         for missed in withheld {
-            if missed.is_forbidden() {
-                let room = self.room(batch.image(missed.index).size).await;
-                still.extend(self.read(batch, missed.index, room, expect()).await);
-            } else {
+            if !missed.is_forbidden() {
                 still.push(missed);
+                continue;
+            }
+            let room = self.room(batch.image(missed.index).size).await;
+            match self.read(batch, missed.index, room, expect()).await {
+                Some(missed) if !last && !missed.is_forbidden() => return Err(missed.error.into()),
+                missed => still.extend(missed),
             }
         }
-        still
+        Ok(still)
     }
 
     /// Whether a store that refuses an image refuses by now what it gave last as well: then the credentials ran out
@@ -156,7 +157,7 @@ impl Fetcher {
         let place = Location::parse(&batch.image(forbidden.index).key, &batch.job.base_dir).ok()?;
         let store = self.stores.open(&place).await;
         let given = self.given.lock().expect("no panic while the map is held").get(store.name()).cloned()?;
-        store.head(&given).await.err().filter(|error| matches!(error, StorageError::Forbidden { .. }))
+        store.head(&given).await.err().filter(StorageError::is_forbidden)
     }
 
     /// Remembers what `store` gave.
@@ -257,7 +258,7 @@ struct Withheld {
 
 impl Withheld {
     fn is_forbidden(&self) -> bool {
-        matches!(self.error, StorageError::Forbidden { .. })
+        self.error.is_forbidden()
     }
 }
 

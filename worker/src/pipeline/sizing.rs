@@ -12,7 +12,7 @@ use std::time::Duration;
 const TIMED: usize = 4;
 
 /// An image must get cheaper by this share for a size to be worth its memory and its wait.
-const WORTH: f64 = 0.04;
+pub const WORTH: f64 = 0.04;
 
 /// Micro-batches in a row that were not full, and the search ends where it is: the work does not come in such sizes.
 const RAGGED_AT_MOST: usize = 16;
