@@ -224,7 +224,7 @@ mod tests {
     use trawl_common::{
         batch::BatchNumber,
         broker::memory::MemoryBroker,
-        ledger::{BatchOutcome, Begun, Claim, Completion, JobRecord},
+        ledger::{BatchOutcome, Begun, Claim, Completion, Fed, JobRecord},
     };
 
     enum Answer {
@@ -246,6 +246,15 @@ mod tests {
     impl Ledger for Scripted {
         async fn open(&self, _: &JobRecord) -> Result<(), LedgerError> {
             unreachable!("a watch changes nothing")
+        }
+        async fn pause(&self, _: &JobId) -> Result<bool, LedgerError> {
+            unreachable!("a watch changes nothing")
+        }
+        async fn set_fed(&self, _: &JobId, _: Fed) -> Result<(), LedgerError> {
+            unreachable!("a watch changes nothing")
+        }
+        async fn fed(&self, _: &JobId) -> Result<Option<Fed>, LedgerError> {
+            unreachable!("a watch asks for counters only")
         }
         async fn planned(&self, _: &JobId, _: u64, _: u64) -> Result<(), LedgerError> {
             unreachable!("a watch changes nothing")

@@ -7,6 +7,7 @@
 //! `serve` (RabbitMQ, Redis, a bucket) and `run` (everything in this process).
 
 pub mod batch;
+mod feed;
 pub mod fetch;
 pub mod handover;
 pub mod infer;
@@ -54,6 +55,7 @@ use trawl_common::{
     location::Location,
     planning::{
         PlanError,
+        feed::Ready,
         rebuild::{Rebuilt, is_half_filled, rebuild},
     },
     results::row::ResultRow,
@@ -92,6 +94,8 @@ pub struct Pipeline {
     pub room: Room,
     /// When somebody else's batch may be taken; `None` leaves it to them.
     pub reclaim_after: Option<Duration>,
+    /// How many batches of a job may wait in the queue.
+    pub ready: Ready,
     /// Jobs that idle looks found not to move.
     pub stalled: tail::Stalled,
     /// Batches that were in work when an earlier process of this job ended without a word, by number; only an
@@ -152,6 +156,7 @@ impl Pipeline {
             finished: watch::Sender::new(0),
             room: self.room.clone(),
             reclaim_after: self.reclaim_after,
+            ready: self.ready,
             stalled: tail::Stalled::default(),
             begun: self.begun.clone(),
             device_lost: self.device_lost.clone(),
@@ -238,6 +243,10 @@ impl Pipeline {
                 }
                 self.settle(delivery, Some(&subject), finished).await;
             }
+            Ok(Message::Feed(request)) => {
+                let fed = self.feed_on(&request).await.map(|()| Finished::Dropped);
+                self.settle(delivery, None, fed).await;
+            }
             Ok(Message::Finalize(request)) => {
                 let finished = self.finish(&request).await.map(|()| Finished::Dropped);
                 self.settle(delivery, None, finished).await;
@@ -248,7 +257,7 @@ impl Pipeline {
     /// A batch from its message to its encoded part.
     async fn work(&self, descriptor: BatchDescriptor, sight: Sight) -> Result<Finished, Failure> {
         let job = match self.take_in(&descriptor, sight.seen || sight.alone, sight.alone).await? {
-            Intake::Cancelled => return Ok(Finished::Dropped),
+            Intake::Held => return Ok(Finished::Dropped),
             Intake::Written(outcome) => return Ok(Finished::Written(outcome)),
             Intake::Compute(job) => job,
         };
