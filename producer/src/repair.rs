@@ -111,7 +111,7 @@ async fn mend(
         broker,
         ledger,
         window: PUBLISH_WINDOW,
-        ready: Ready::Share,
+        ready: Ready::DEFAULT,
     };
     let mut shown = progress::Enlisting::new();
     let done = repair(ctx, survey, discard, &mut |planned| shown.show(planned), &cx.shutdown.draining).await;

@@ -196,7 +196,7 @@ async fn place(
         return Ok(Submitted { spec, opened, planned: None });
     }
     let enlisting =
-        Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready: Ready::Share };
+        Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready: Ready::DEFAULT };
     let planned = enlist(enlisting, on_progress, cancel).await?;
     Ok(Submitted { spec, opened, planned: Some(planned) })
 }

@@ -43,14 +43,14 @@ fn a_small_job_that_comes_second_is_done_before_a_fifth_of_a_huge_one() {
     assert!(share < 0.2, "the huge job was at {share} when the small one was done");
 
     // Paused, it gives its place up; resumed, it loses nothing.
-    run(&mut scene.trawl(&["pause", &huge])).expect(0);
+    let _paused = run(&mut scene.trawl(&["pause", &huge])).expect(0);
     scene.queue_is_empty();
     let paused = scene.status(&huge);
     assert_eq!(paused["state"], "paused");
     assert!(paused["batches_done"].as_u64().unwrap() < 196);
     let refused = run(&mut scene.trawl(&["resume", &small])).expect(1);
     assert!(refused.stderr.contains("complete"), "{}", refused.stderr);
-    run(&mut scene.trawl(&["resume", &huge])).expect(0);
+    let _resumed = run(&mut scene.trawl(&["resume", &huge])).expect(0);
     let done = scene.wait_complete(&huge);
     assert_eq!((&done["images_ok"], &done["batches_done"]), (&50_000.into(), &196.into()));
     let out = format!("s3://trawl/{}/huge", scene.name);

@@ -127,7 +127,7 @@ pub fn pipeline(
         finished: watch::Sender::new(0),
         room: Room::default(),
         reclaim_after: None,
-        ready: Ready::Share,
+        ready: Ready::Share { prefetch },
         stalled: Stalled::default(),
         begun: None,
         device_lost: CancellationToken::new(),

@@ -17,13 +17,15 @@ use crate::{
 use futures::StreamExt;
 use std::collections::HashSet;
 
-/// Batches of one job that wait in the queue, at least: some minutes of a worker's work, and less than a job that
-/// comes behind them minds.
-const LEAST: usize = 16;
+/// Batches of one job that wait in the queue, at least: less than a job that comes behind them minds, and more than a
+/// worker takes while a feed message is worked on.
+const LEAST: usize = 8;
 
-/// Batches that wait for each consumer: as many as it has in hand by default, and as many again for the time that a
-/// feed message takes.
-const PER_CONSUMER: usize = 4;
+/// How often what a consumer has in hand waits for it: for the time that a feed message takes.
+const SPARE: usize = 2;
+
+/// What a consumer has in hand unless somebody says otherwise: the workers' default prefetch.
+const PREFETCH: u16 = 2;
 
 /// Batches that wait at most, however many consumers there are.
 const MOST: usize = 1024;
@@ -36,21 +38,27 @@ const FILES_A_STEP: usize = 8;
 pub enum Ready {
     /// All: for a queue that has places enough, or blocks.
     All,
-    /// A few for each consumer.
-    Share,
+    /// As many for each consumer as it has in hand, and as many again.
+    Share {
+        /// What a consumer has in hand.
+        prefetch: u16,
+    },
     /// So many.
     AtMost(usize),
 }
 
 impl Ready {
+    /// For workers with their default flags.
+    pub const DEFAULT: Self = Self::Share { prefetch: PREFETCH };
+
     /// The number for a queue as it is now; `None` for all.
     pub fn limit(self, depth: Option<QueueDepth>) -> Option<usize> {
         match self {
             Self::All => None,
             Self::AtMost(n) => Some(n.max(1)),
-            Self::Share => {
+            Self::Share { prefetch } => {
                 let consumers = depth.map_or(0, |depth| usize::try_from(depth.consumers).unwrap_or(MOST));
-                Some(consumers.saturating_mul(PER_CONSUMER).clamp(LEAST, MOST))
+                Some(consumers.saturating_mul(SPARE * usize::from(prefetch)).clamp(LEAST, MOST))
             }
         }
     }
@@ -141,9 +149,11 @@ mod tests {
 
     #[test]
     fn a_queue_holds_a_few_batches_for_each_consumer() {
-        let with = |consumers| Ready::Share.limit(Some(QueueDepth { ready: 0, consumers }));
-        assert_eq!(Ready::Share.limit(None), Some(LEAST));
-        assert_eq!((with(0), with(3), with(50), with(u64::MAX)), (Some(16), Some(16), Some(200), Some(1024)));
+        let with = |consumers| Ready::DEFAULT.limit(Some(QueueDepth { ready: 0, consumers }));
+        assert_eq!(Ready::DEFAULT.limit(None), Some(LEAST));
+        let eager = Ready::Share { prefetch: 64 };
+        assert_eq!(eager.limit(Some(QueueDepth { ready: 0, consumers: 2 })), Some(256));
+        assert_eq!((with(0), with(3), with(50), with(u64::MAX)), (Some(8), Some(12), Some(200), Some(1024)));
         assert_eq!((Ready::AtMost(0).limit(None), Ready::All.limit(None)), (Some(1), None));
     }
 }

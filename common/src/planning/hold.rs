@@ -152,6 +152,7 @@ pub async fn resume(
     }
     // Before the ledger is opened, as a submission does it.
     cancellation::unmark(&*store, &layout).await.map_err(PlanError::from)?;
-    let ctx = Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready: Ready::Share };
+    let ctx =
+        Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready: Ready::DEFAULT };
     Ok(enlist(ctx, on_progress, cancel).await?)
 }

@@ -51,6 +51,15 @@ pub enum Finished {
     Dropped,
 }
 
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// The batch is done, or there was nothing to do.
+    Batch,
+    /// And with it every batch of its job.
+    LastOfJob,
+}
+
 /// The batch that a delivery was about.
 pub struct Subject {
     /// Its job.
@@ -93,11 +102,11 @@ impl Pipeline {
         }
         let committed = match (finished, subject) {
             (Ok(finished), Some(subject)) => self.commit(subject, finished).await,
-            (Ok(_), None) => Ok(()),
+            (Ok(_), None) => Ok(Committed::Batch),
             (Err(failure), _) => Err(failure),
         };
         let disposition = match &committed {
-            Ok(()) => Disposition::Ack,
+            Ok(_) => Disposition::Ack,
             Err(failure) => {
                 let disposition = disposition(failure);
                 let outcome = match &disposition {
@@ -129,6 +138,9 @@ impl Pipeline {
             self.device_lost.cancel();
         }
         trawl_common::failpoint::hit(trawl_common::failpoint::ACK_AFTER).await;
+        if let (Ok(Committed::LastOfJob), Some(subject)) = (committed, subject) {
+            self.finish_at_once(subject).await;
+        }
     }
 
     #[cfg(any(test, feature = "testing"))]
@@ -145,17 +157,17 @@ impl Pipeline {
     }
 
     /// Puts, completes, and asks for the finish of a job whose last batch it was.
-    pub(super) async fn commit(&self, subject: &Subject, finished: Finished) -> Result<(), Failure> {
+    pub(super) async fn commit(&self, subject: &Subject, finished: Finished) -> Result<Committed, Failure> {
         let outcome = match finished {
             Finished::Dropped => {
                 self.meters.batch("skipped");
-                return Ok(());
+                return Ok(Committed::Batch);
             }
             Finished::Written(outcome) => outcome,
             Finished::Part { job, .. } if !self.jobs.is_current(&job).await? => {
                 // Its output was removed, and perhaps submitted anew: nothing of this one may be put there.
                 self.meters.batch("skipped");
-                return Ok(());
+                return Ok(Committed::Batch);
             }
             Finished::Part { job, part, journalled } => {
                 let outcome = self.put(&job, part).await?;
@@ -179,7 +191,20 @@ impl Pipeline {
         } else {
             self.meters.batch("skipped");
         }
-        Ok(())
+        Ok(if completion.job_done { Committed::LastOfJob } else { Committed::Batch })
+    }
+
+    /// Does what the message asks for that lies in the queue, if it lies behind others' batches. Best effort: the message
+    /// is there.
+    pub(super) async fn finish_at_once(&self, Subject { job, out, .. }: &Subject) {
+        // The message alone comes at once, and all parts' footers are not read twice for nothing.
+        if self.broker.depth(&self.queue).await.ok().flatten().is_none_or(|depth| depth.ready <= 1) {
+            return;
+        }
+        let request = FinalizeRequest { job: job.clone(), out: out.clone() };
+        if let Err(failure) = self.finish(&request).await {
+            tracing::debug!(job.id = %job, error = %describe(&failure), "the finish is left to its message");
+        }
     }
 
     async fn put(&self, job: &JobContext, part: EncodedPart) -> Result<BatchOutcome, Failure> {

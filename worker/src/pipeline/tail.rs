@@ -5,7 +5,10 @@
 //! and loses nothing if it is wrong about the other one. A job that nobody works on and that does not end is looked
 //! over: whoever rebuilt its ledger may have died half-way. It must never take a batch that may kill its worker.
 
-use super::{Pipeline, Sight, settle::Subject};
+use super::{
+    Pipeline, Sight,
+    settle::{Committed, Subject},
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -140,7 +143,10 @@ impl Pipeline {
             let subject = Subject::of(&descriptor);
             let sight = Sight { seen: true, alone: false, last: false };
             let finished = self.work(descriptor, sight).await?;
-            self.commit(&subject, finished).await
+            if self.commit(&subject, finished).await? == Committed::LastOfJob {
+                self.finish_at_once(&subject).await;
+            }
+            Ok::<_, Failure>(())
         };
         if let Err(failure) = done.await {
             if let Err(error) = self.ledger.release(&job.job, claim.batch).await {

@@ -203,8 +203,8 @@ impl Ledger for RedisLedger {
             let mut call = FINALIZED.key(&keys.meta);
             call.key(&keys.errors).key(&keys.claims).key(&keys.claimers);
             call.arg(batches).arg(totals.images_ok).arg(totals.images_failed);
-            for (code, n) in &totals.errors {
-                call.arg(code.as_str()).arg(n);
+            for argument in outcome_arguments(totals) {
+                call.arg(argument);
             }
             async move { call.invoke_async::<u8>(&mut link).await }
         })
