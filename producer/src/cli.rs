@@ -115,18 +115,24 @@ Examples:
   trawl jobs --limit 1 --output json")]
     Jobs(JobsArgs),
 
-    /// Follow a job until it ends
+    /// Follow a job until it ends, or all jobs
+    ///
+    /// On a terminal a screen with progress, rate, workers and batches in hand; `?` shows its keys. Elsewhere a
+    /// line now and then. Without a job: all of them, until you leave. Leaving changes nothing: the jobs go on.
+    /// Exit code 0 if the job is complete, 130 if you left before.
     #[command(after_help = "\
 Examples:
+  trawl watch                                     all jobs
   trawl watch job-0123456789ab
-  trawl watch s3://bucket/labels --strict && echo all images have a prediction")]
+  trawl watch s3://bucket/labels --strict && echo all images have a prediction
+  trawl watch job-0123456789ab --output json | jq .images_per_second")]
     Watch {
         /// A job id, or the output of a job
         #[arg(value_name = "JOB|OUT")]
-        target: String,
+        target: Option<String>,
 
         /// Exit with 3 if images failed
-        #[arg(long)]
+        #[arg(long, requires = "target")]
         strict: bool,
     },
 

@@ -15,6 +15,7 @@ mod errors;
 mod failures;
 #[cfg(test)]
 mod fixture;
+mod follow;
 mod jobs;
 mod progress;
 mod repair;
@@ -22,11 +23,11 @@ mod report;
 mod results;
 mod rows;
 mod run;
+mod screen;
 mod status;
 mod submit;
 mod table;
 mod target;
-mod text;
 mod verify;
 mod watch;
 
@@ -49,7 +50,7 @@ use trawl_common::{
     ledger::Ledger,
     shutdown::Shutdown,
     storage::Stores,
-    telemetry, tls,
+    telemetry, text, tls,
 };
 
 /// Threads that drive requests; the work of this command is waiting.
@@ -128,7 +129,7 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
         // Taken before the command line was parsed.
         Command::Run { .. } => Err(run::missing()),
         Command::Submit(args) => submit::run(&listening(cx), &args, out).await,
-        Command::Watch { target, strict } => watch::run(&listening(cx), &target, strict, out).await,
+        Command::Watch { target, strict } => watch::run(&listening(cx), target.as_deref(), strict, out).await,
         Command::Status { target: Some(text) } => {
             let target = target::parse(&text, &cx.base_dir)?;
             status::run(&cx.stores, target, ledger, cx.output, out).await

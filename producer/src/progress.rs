@@ -1,17 +1,16 @@
 //! Shows a job that moves: a bar on a terminal, sparse lines off it, JSON lines for machines.
 //!
 //! Bars, lines and notes go to stderr, so that stdout stays what a script may capture; only the JSON lines
-//! are data. A view never decides when a job has ended: [`crate::watch`] does.
+//! are data. A view never decides when a job has ended: [`crate::follow`] does.
 
 use crate::{report, report::Report, report::Source};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     time::Duration,
 };
 use tokio::time::Instant;
-use trawl_common::ledger::Progress;
-use trawl_common::planning::submit::Planned;
+use trawl_common::{ledger::Progress, planning::submit::Planned, terminal};
 
 /// Off a terminal a line is printed at most this often: logs are kept, a refresh is not worth a line.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
@@ -38,7 +37,7 @@ pub trait View {
 }
 
 /// What counts as a change; rate and estimate move by themselves.
-fn moved(a: &Progress, b: &Progress) -> bool {
+pub fn moved(a: &Progress, b: &Progress) -> bool {
     let counters = |p: &Progress| {
         (p.state, p.images_planned, p.images_ok, p.images_failed, p.batches_planned, p.batches_done)
     };
@@ -47,7 +46,7 @@ fn moved(a: &Progress, b: &Progress) -> bool {
 
 /// The view for people: a bar if stderr is a terminal, else lines.
 pub fn for_people() -> Box<dyn View> {
-    if io::stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Lines::new(io::stderr())) }
+    if terminal::redraws(&io::stderr()) { Box::new(Bar::new()) } else { Box::new(Lines::new(io::stderr())) }
 }
 
 /// A bar on stderr.
@@ -163,7 +162,7 @@ pub struct Enlisting {
 impl Enlisting {
     /// A spinner if stderr is a terminal, else lines.
     pub fn new() -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
+        let bar = terminal::redraws(&io::stderr()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
             bar.enable_steady_tick(TICK);

@@ -4,10 +4,15 @@
 //! `status`, `watch` and `submit --watch` say the same thing in the same words. The JSON keys are fixed:
 //! scripts depend on them.
 
+pub use trawl_common::standing::{errors, line, state};
+
 use crate::text;
 use serde::Serialize;
 use std::io::{self, Write};
-use trawl_common::ledger::{JobState, Progress};
+use trawl_common::{
+    ledger::Progress,
+    standing::{pace, planned},
+};
 
 /// Who counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,17 +32,6 @@ pub struct Report {
     pub progress: Progress,
     /// Who counted them.
     pub counted_from: Source,
-}
-
-/// A state's name, as JSON has it.
-pub fn state(state: JobState) -> &'static str {
-    match state {
-        JobState::Enqueuing => "enqueuing",
-        JobState::Running => "running",
-        JobState::Complete => "complete",
-        JobState::Paused => "paused",
-        JobState::Cancelled => "cancelled",
-    }
 }
 
 impl Report {
@@ -88,55 +82,10 @@ pub fn print_json(out: &mut dyn Write, document: &impl Serialize) -> io::Result<
     writeln!(out, "{json}")
 }
 
-/// A job's standing in one line.
-pub fn line(p: &Progress) -> String {
-    let done = p.images_ok + p.images_failed;
-    let mut line = format!(
-        "{}: {} of {} ({})",
-        state(p.state),
-        text::count(done),
-        planned(p),
-        text::percent(done, p.images_planned)
-    );
-    if p.images_failed > 0 {
-        line.push_str(&format!(", {} failed", text::count(p.images_failed)));
-    }
-    if let Some(pace) = pace(p) {
-        line.push_str(", ");
-        line.push_str(&pace);
-    }
-    line
-}
-
-/// Rate and estimate, while there is something to wait for.
-fn pace(p: &Progress) -> Option<String> {
-    let moving = matches!(p.state, JobState::Enqueuing | JobState::Running) && p.images_per_second > 0.0;
-    moving.then(|| {
-        let rate = format!("{} images/s", text::rate(p.images_per_second));
-        match p.eta_seconds {
-            Some(eta) => format!("{rate}, {} left", text::seconds(eta)),
-            None => rate,
-        }
-    })
-}
-
-/// The failed images by code, the most frequent first.
-pub fn errors(p: &Progress) -> String {
-    let mut errors: Vec<_> = p.errors.iter().filter(|(_, n)| **n > 0).collect();
-    errors.sort_by_key(|(code, n)| (std::cmp::Reverse(**n), code.as_str()));
-    errors.iter().map(|(code, n)| format!("{code} {}", text::count(**n))).collect::<Vec<_>>().join(", ")
-}
-
-/// The planned images, with the mark that there may be more.
-fn planned(p: &Progress) -> String {
-    let more = if p.state == JobState::Enqueuing { " so far" } else { "" };
-    format!("{}{more}", text::counted(p.images_planned, "image", "images"))
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use trawl_common::error_code::ErrorCode;
+    use trawl_common::{error_code::ErrorCode, ledger::JobState};
 
     pub(crate) fn progress(state: JobState) -> Progress {
         Progress {
@@ -192,14 +141,5 @@ pub(crate) mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(text.contains("errors   not_an_image 7, truncated 3"), "{text}");
-    }
-
-    #[test]
-    fn nothing_is_promised_that_is_not_known() {
-        let mut p = progress(JobState::Enqueuing);
-        p.eta_seconds = None;
-        assert_eq!(line(&p), "enqueuing: 500 of 1,000 images so far (50 %), 10 failed, 50 images/s");
-        let p = progress(JobState::Complete);
-        assert!(!line(&p).contains("left"), "a complete job has nothing left: {}", line(&p));
     }
 }

@@ -1,0 +1,201 @@
+//! One job in lines: progress, pace, lane, stages, failures, and what wants attention.
+//!
+//! Each line has a weight, so that a terminal with too few rows loses the least first.
+
+use super::{look::Look, state::State};
+use crate::{report, text};
+use ratatui::text::{Line, Span};
+use std::time::Duration;
+use tokio::time::Instant;
+use trawl_common::{
+    ledger::{JobState, Progress},
+    standing::planned,
+};
+
+/// Columns that a field's name takes.
+const LABEL: usize = 9;
+
+/// A sparkline is at most this wide: five minutes.
+const WIDEST_SPARK: usize = 150;
+
+/// Columns of a rate line beside its sparkline.
+const BESIDE_SPARK: usize = 42;
+
+/// What a line is worth: of two that do not both fit, the one with the higher number goes.
+type Weight = u8;
+
+/// The lines of the job that is shown, at most `height` of them.
+pub fn lines(
+    state: &State,
+    look: Look,
+    width: usize,
+    height: usize,
+    at: (Instant, u64),
+) -> Vec<Line<'static>> {
+    let (now, unix_ms) = at;
+    let Some(standing) = &state.shown else {
+        return vec![Line::from("asking the ledger")];
+    };
+    let p = &standing.progress;
+    let mut lines: Vec<(Weight, Line<'static>)> = vec![
+        (1, title(p, look, unix_ms)),
+        (
+            7,
+            field(
+                look,
+                "out",
+                vec![text::cut_front(&text::printable(&p.out), width.saturating_sub(LABEL)).into()],
+            ),
+        ),
+        (0, bar(p, look, width)),
+        (2, counts(p, look)),
+        (3, pace(state, p, look, width)),
+        (4, queue(state, p, look)),
+    ];
+    if let Some(stages) = &standing.stages
+        && !stages.is_empty()
+    {
+        let binding = standing.binding.as_deref();
+        lines.push((5, stage_times(stages.iter().map(|(name, ms)| (name.as_str(), *ms)), binding, look)));
+    }
+    if p.images_failed > 0 {
+        lines.push((6, field(look, "failures", vec![Span::styled(report::errors(p), look.bad())])));
+    }
+    lines.extend(warnings(state, p, now).into_iter().map(|text| (1, Line::styled(text, look.warning()))));
+    fit(lines, height)
+}
+
+/// The lightest lines go until the rest fits; the order stays.
+fn fit(mut lines: Vec<(Weight, Line<'static>)>, height: usize) -> Vec<Line<'static>> {
+    while lines.len() > height {
+        let heaviest = lines.iter().map(|(weight, _)| *weight).max();
+        let Some(last) = lines.iter().rposition(|(weight, _)| Some(*weight) == heaviest) else { break };
+        lines.remove(last);
+    }
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
+fn field(look: Look, name: &str, mut value: Vec<Span<'static>>) -> Line<'static> {
+    value.insert(0, Span::styled(format!("{name:<LABEL$}"), look.label()));
+    Line::from(value)
+}
+
+fn title(p: &Progress, look: Look, unix_ms: u64) -> Line<'static> {
+    field(
+        look,
+        "job",
+        vec![
+            Span::raw(p.job.to_string()),
+            Span::raw("  "),
+            Span::styled(report::state(p.state), look.state(p.state)),
+            Span::styled(format!("  submitted {}", text::ago(p.created_unix_ms, unix_ms)), look.label()),
+        ],
+    )
+}
+
+fn bar(p: &Progress, look: Look, width: usize) -> Line<'static> {
+    let done = p.images_ok + p.images_failed;
+    let numbers =
+        format!(" {:>5}  {} of {}", text::percent(done, p.images_planned), text::count(done), planned(p));
+    let room = width.saturating_sub(LABEL + numbers.chars().count());
+    let filled = look.bar(done, p.images_planned, room);
+    field(look, "images", vec![Span::styled(filled, look.state(p.state)), Span::raw(numbers)])
+}
+
+fn counts(p: &Progress, look: Look) -> Line<'static> {
+    let rest = p.images_planned.saturating_sub(p.images_ok + p.images_failed);
+    let failed = format!("{} failed", text::count(p.images_failed));
+    let failed = if p.images_failed > 0 { Span::styled(failed, look.bad()) } else { Span::raw(failed) };
+    field(
+        look,
+        "",
+        vec![
+            Span::styled(format!("{} ok", text::count(p.images_ok)), look.good()),
+            Span::raw(look.dot()),
+            failed,
+            Span::raw(look.dot()),
+            Span::raw(format!("{} to go", text::count(rest))),
+        ],
+    )
+}
+
+fn pace(state: &State, p: &Progress, look: Look, width: usize) -> Line<'static> {
+    let rates = state.rates(WIDEST_SPARK.min(width.saturating_sub(BESIDE_SPARK)));
+    let mut value = vec![Span::raw(format!("{:>8} ", format!("{}/s", text::rate(p.images_per_second))))];
+    let most = rates.iter().copied().fold(0.0, f64::max);
+    if most > 0.0 {
+        value.push(Span::styled(look.spark(&rates), look.accent()));
+        value.push(Span::styled(format!(" peak {}/s", text::rate(most)), look.label()));
+    }
+    if let Some(eta) = p.eta_seconds
+        && matches!(p.state, JobState::Running | JobState::Enqueuing)
+    {
+        value.push(Span::raw(format!("  {} left", text::seconds(eta))));
+    }
+    field(look, "rate", value)
+}
+
+fn queue(state: &State, p: &Progress, look: Look) -> Line<'static> {
+    let mut words = vec![
+        format!("{} of {} done", text::count(p.batches_done), text::count(p.batches_planned)),
+        format!("{} in hand", text::count(state.claims.len() as u64)),
+    ];
+    if let Some(lane) = &state.lane {
+        if let Some(depth) = &lane.depth {
+            let queue = text::printable(&p.queue);
+            words.push(format!("{} ready in queue {queue}", text::count(depth.ready)));
+            words.push(text::counted(depth.consumers, "consumer", "consumers"));
+        }
+        if let Some(dead) = lane.dead {
+            words.push(text::counted(dead, "dead letter", "dead letters"));
+        }
+    }
+    field(look, "batches", vec![words.join(look.dot()).into()])
+}
+
+fn stage_times<'a>(
+    stages: impl Iterator<Item = (&'a str, f64)>,
+    binding: Option<&str>,
+    look: Look,
+) -> Line<'static> {
+    // In the order of a batch's life; what is not known by name comes last.
+    const ORDER: [&str; 6] = ["fetch", "decode", "forward", "encode", "put", "commit"];
+    let mut stages: Vec<(&str, f64)> = stages.collect();
+    stages.sort_by_key(|(name, _)| ORDER.iter().position(|known| known == name).unwrap_or(ORDER.len()));
+    let mut value = Vec::new();
+    for (name, ms) in stages {
+        if !value.is_empty() {
+            value.push(Span::raw(look.dot()));
+        }
+        let shown = format!("{} {ms:.2}", text::printable(name));
+        let binds = binding == Some(name);
+        value.push(if binds { Span::styled(shown, look.warning()) } else { Span::raw(shown) });
+    }
+    value.push(Span::styled(" ms/image", look.label()));
+    if let Some(binding) = binding {
+        value.push(Span::styled(format!("  {} binds", text::printable(binding)), look.warning()));
+    }
+    field(look, "stages", value)
+}
+
+/// What somebody should do something about.
+fn warnings(state: &State, p: &Progress, now: Instant) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(silence) = state.silence(now) {
+        warnings.push(format!(
+            "the ledger has not answered for {}: these numbers are old, the job goes on",
+            text::seconds(Duration::as_secs_f64(&silence))
+        ));
+    }
+    let Some(lane) = &state.lane else { return warnings };
+    let at_work = matches!(p.state, JobState::Enqueuing | JobState::Running);
+    if at_work && lane.depth.is_some_and(|depth| depth.consumers == 0) {
+        let queue = text::printable(&p.queue);
+        warnings
+            .push(format!("no worker takes from queue {queue}: start one with trawl-worker --queue {queue}"));
+    }
+    if at_work && lane.dead.is_some_and(|dead| dead > 0) {
+        warnings.push(format!("batches may be among the dead letters: trawl dead list --job {}", p.job));
+    }
+    warnings
+}
