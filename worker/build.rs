@@ -6,7 +6,8 @@
 use std::{env, path::Path};
 
 /// The shim's own files: what is compiled, and what else a change of must compile it again.
-const SOURCES: [&str; 4] = ["shim/module.cpp", "shim/exported.cpp", "shim/passes.cpp", "shim/in_place.cpp"];
+const SOURCES: [&str; 5] =
+    ["shim/module.cpp", "shim/exported.cpp", "shim/passes.cpp", "shim/in_place.cpp", "shim/device.cpp"];
 const HEADERS: [&str; 5] =
     ["shim/shim.h", "shim/engine.h", "shim/guard.h", "shim/passes.h", "shim/in_place.h"];
 
@@ -44,5 +45,14 @@ fn compile_shim(libtorch: &Path) {
     for file in SOURCES.into_iter().chain(HEADERS) {
         println!("cargo:rerun-if-changed={file}");
     }
+    println!("cargo:rustc-env=TRAWL_SHIM_DIGEST={:016x}", digest());
     build.files(SOURCES).compile("trawl_shim");
+}
+
+/// Of the shim's files: what was found out about the passes holds for these.
+fn digest() -> u64 {
+    // FNV-1a, 64 bits: told apart must be the versions of a few files.
+    let bytes =
+        SOURCES.into_iter().chain(HEADERS).flat_map(|file| std::fs::read(file).expect("a file of ours"));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

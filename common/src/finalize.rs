@@ -189,6 +189,7 @@ impl Output<'_> {
             images_ok: 0,
             images_failed: 0,
             errors: BTreeMap::new(),
+            stages: Default::default(),
             model_sha256: spec.model.sha256.clone(),
             preprocess_sha256: spec.preprocess_digest(),
             created_unix_ms: spec.created_unix_ms,

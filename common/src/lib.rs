@@ -33,6 +33,7 @@ pub mod results;
 pub mod retry;
 pub mod services;
 pub mod shutdown;
+pub mod stages;
 pub mod standing;
 pub mod storage;
 pub mod telemetry;

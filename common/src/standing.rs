@@ -84,6 +84,8 @@ mod tests {
             errors: [(ErrorCode::Truncated, 3), (ErrorCode::NotAnImage, 7)].into(),
             images_per_second: 50.0,
             eta_seconds: Some(10.0),
+            stages: Default::default(),
+            binding: None,
         }
     }
 

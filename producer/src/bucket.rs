@@ -8,7 +8,7 @@ use futures::{Stream, TryStreamExt, stream};
 use std::sync::Arc;
 use trawl_common::{
     job::JobSpec,
-    ledger::{JobState, Progress},
+    ledger::{BatchOutcome, JobState, Progress},
     location::Location,
     planning::cancellation,
     results::{Manifest, OutputLayout, PlanDone, PlanFileFooter, part::read_footer},
@@ -48,12 +48,16 @@ pub async fn progress(stores: &Arc<Stores>, out: &Location) -> Result<(JobSpec, 
         errors: Default::default(),
         images_per_second: 0.0,
         eta_seconds: None,
+        stages: Default::default(),
+        binding: None,
     };
     if let Some(manifest) = finished(store.as_ref(), &layout).await? {
         progress.state = JobState::Complete;
         (progress.images_planned, progress.batches_planned) = (manifest.rows, manifest.batches);
         (progress.images_ok, progress.images_failed) = (manifest.images_ok, manifest.images_failed);
         (progress.batches_done, progress.errors) = (manifest.batches, manifest.errors);
+        progress.stages = manifest.stages.ms_an_image(manifest.rows);
+        progress.binding = manifest.stages.binding();
         return Ok((spec, progress));
     }
     plan(store.as_ref(), &layout, &mut progress).await?;
@@ -109,15 +113,15 @@ async fn parts(store: &dyn Storage, layout: &OutputLayout, progress: &mut Progre
     let mut footers = part_keys(store, layout)
         .map_ok(|key| async move { Ok::<_, Stop>(read_footer(store, &key).await?) })
         .try_buffer_unordered(FOOTERS_AT_ONCE);
+    let mut totals = BatchOutcome::default();
     while let Some(footer) = footers.try_next().await? {
-        let outcome = footer.outcome();
         progress.batches_done += 1;
-        progress.images_ok += outcome.images_ok;
-        progress.images_failed += outcome.images_failed;
-        for (code, n) in outcome.errors {
-            *progress.errors.entry(code).or_default() += n;
-        }
+        totals.add(&footer.outcome());
     }
+    progress.stages = totals.stages.ms_an_image(totals.images_ok + totals.images_failed);
+    progress.binding = totals.stages.binding();
+    (progress.images_ok, progress.images_failed) = (totals.images_ok, totals.images_failed);
+    progress.errors = totals.errors;
     Ok(())
 }
 

@@ -102,6 +102,7 @@ pub(crate) async fn output(done: u64, plan_ended: bool) -> Arc<Stores> {
         images_ok: 0,
         images_failed: 0,
         errors: Default::default(),
+        stages: Default::default(),
         model_sha256: spec.model.sha256.clone(),
         preprocess_sha256: spec.preprocess_digest(),
         created_unix_ms: spec.created_unix_ms,

@@ -85,7 +85,7 @@ pub fn print_json(out: &mut dyn Write, document: &impl Serialize) -> io::Result<
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use trawl_common::{error_code::ErrorCode, ledger::JobState};
+    use trawl_common::{error_code::ErrorCode, ledger::JobState, stages::Stage};
 
     pub(crate) fn progress(state: JobState) -> Progress {
         Progress {
@@ -102,6 +102,8 @@ pub(crate) mod tests {
             errors: [(ErrorCode::Truncated, 3), (ErrorCode::NotAnImage, 7)].into(),
             images_per_second: 50.0,
             eta_seconds: Some(10.0),
+            stages: [(Stage::Decode, 1.5), (Stage::Forward, 12.25)].into(),
+            binding: Some(Stage::Forward),
         }
     }
 
@@ -118,7 +120,8 @@ pub(crate) mod tests {
             "job": "job-1", "state": "running", "out": "s3://b/out", "queue": "default",
             "created_unix_ms": 1_700_000_000_000_u64, "images_planned": 1000, "images_ok": 490, "images_failed": 10,
             "batches_planned": 4, "batches_done": 2, "errors": {"truncated": 3, "not_an_image": 7},
-            "images_per_second": 50.0, "eta_seconds": 10.0, "counted_from": "ledger",
+            "images_per_second": 50.0, "eta_seconds": 10.0, "stages": {"decode": 1.5, "forward": 12.25}, "binding": "forward",
+            "counted_from": "ledger",
         });
         assert_eq!(json, expected);
     }

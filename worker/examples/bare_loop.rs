@@ -59,7 +59,7 @@ fn main() -> anyhow::Result<()> {
     for path in std::iter::once(&options.bundle).chain(&options.others) {
         let spec = BundleSpec::read(path)?;
         for passes in [GraphPasses::Off, GraphPasses::On] {
-            let model = model::load(path, &spec, Device::Cpu, Precision::Fp32, passes)
+            let model = model::load(path, &spec, Device::Cpu, Precision::Fp32, passes, None)
                 .with_context(|| format!("{}", path.display()))?;
             let name = format!("{} {passes:?}", path.display());
             contenders.push(Contender { name, model, rates: Vec::new() });

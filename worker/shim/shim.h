@@ -54,6 +54,12 @@ void trawl_set_specialising(int on);
 // Whether CUDA's convolutions may round to TensorFloat-32; gives what was set before.
 int trawl_allow_tf32(int on);
 
+// The calling thread's work on CUDA device `device` from now on in a stream of its own, beside that of other threads.
+char* trawl_own_stream(int device);
+
+// Bytes of CUDA device `device`'s memory that this process holds, used or kept for use.
+char* trawl_device_memory(int device, uint64_t* bytes);
+
 void trawl_free_module(trawl_module* module);
 void trawl_free_text(char* text);
 }

@@ -6,13 +6,13 @@ use crate::{
     ceilings::Lanes,
     cli::{ComputeArgs, DeviceChoice},
     jobs::{Jobs, Loader, TorchLoader},
-    model::{Device, ModelError, cuda, network},
+    model::{Device, ModelError, cuda, network, verdicts::Verdicts},
     pipeline::{
         Pipeline,
         fetch::Fetcher,
         knees::Knees,
         meters::Meters,
-        pool::{PoolSettings, PoolThreads},
+        pool::{PoolSettings, PoolThreads, THREADS_PER_DEVICE},
         solo::Room,
         start_pool,
         tail::Stalled,
@@ -101,12 +101,14 @@ pub fn pipeline(
     let cache = args.cache_dir();
     let knees =
         Knees::of(&cache, format!("{} x{} {:?}", shown.join(","), settings.threads, args.graph_passes));
-    let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices, graph_passes: args.graph_passes });
+    let (graph_passes, verdicts) = (args.graph_passes, Verdicts::of(&cache));
+    let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices, graph_passes, verdicts });
     let meters = Arc::new(Meters::new());
     meters.set_lanes(Lanes {
         threads: settings.threads,
-        devices: settings.devices,
-        fetches: usize::from(args.fetches),
+        devices: settings.devices * THREADS_PER_DEVICE,
+        // The fetch stage says by itself how many it reads.
+        fetches: 1,
         batches: usize::from(prefetch),
     });
     let (pool, threads) = start_pool(settings, knees, meters.clone());

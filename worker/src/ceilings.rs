@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 pub struct Lanes {
     /// Compute threads.
     pub threads: usize,
-    /// CUDA devices; with none the compute threads run the forward passes.
+    /// Threads of CUDA devices; with none the compute threads run the forward passes.
     pub devices: usize,
     /// Objects read at once.
     pub fetches: usize,
@@ -84,7 +84,9 @@ impl Ceilings {
     /// What would help most, for people.
     pub fn advice(&self) -> &'static str {
         match (self.binding(), self.lanes.devices) {
-            (Stage::Fetch, _) => "the store's latency binds: raise --fetches, or run nearer to the bucket",
+            (Stage::Fetch, _) => {
+                "the store binds: run nearer to the bucket, or where --fetches is given raise it"
+            }
             (Stage::Decode, 0) => {
                 "decoding binds: more cores or workers; --decode fast for photos far larger than the model's input"
             }

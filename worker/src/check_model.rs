@@ -6,7 +6,7 @@ use crate::{
     assemble,
     cli::CheckModelArgs,
     jobs::{Loader, TorchLoader},
-    model::{Model, output},
+    model::{Model, output, verdicts::Verdicts},
     pipeline::sizing::Sizing,
     preprocess::{self, Recipe, Scratch},
 };
@@ -53,8 +53,10 @@ fn check(args: &CheckModelArgs, file: &model_file::ModelFile) -> Result<serde_js
     let micro_batch = Sizing::new(args.compute.micro_batch_rule(&devices), None).full();
     let began = Instant::now();
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
-    let loader = TorchLoader { devices, graph_passes: args.compute.graph_passes };
-    let replicas = loader.load(&file.path, &spec, Precision::Fp32)?;
+    let graph_passes = args.compute.graph_passes;
+    let verdicts = Verdicts::of(&args.compute.cache_dir());
+    let loader = TorchLoader { devices, graph_passes, verdicts };
+    let replicas = loader.load(file, &spec, Precision::Fp32)?;
     let loaded = began.elapsed();
     let model = replicas.first().context("a device has a replica")?;
     let [height, width] = spec.input.crop;

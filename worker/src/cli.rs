@@ -5,7 +5,7 @@
 
 use crate::{
     model::{Device, GraphPasses},
-    pipeline::{fetch::FetchLimits, sizing::Rule},
+    pipeline::{fetch::FetchLimits, pace::Reads, sizing::Rule},
     preprocess::{DEFAULT_MAX_FRAMES, Limits},
 };
 use clap::{Args, Parser, Subcommand};
@@ -176,9 +176,9 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "DIR", env = "TRAWL_CACHE")]
     pub cache: Option<PathBuf>,
 
-    /// Objects read at once
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096), value_name = "N")]
-    pub fetches: u16,
+    /// Objects read at once; auto begins with 32 and follows the store
+    #[arg(long, default_value = "auto", value_name = "auto|N")]
+    pub fetches: Auto,
 
     /// Memory for objects that are read or wait for decode, in MiB
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1 << 20), value_name = "MIB")]
@@ -232,6 +232,15 @@ pub enum Auto {
     Given(NonZeroUsize),
 }
 
+impl std::fmt::Display for Auto {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Given(n) => n.fmt(f),
+        }
+    }
+}
+
 impl std::str::FromStr for Auto {
     type Err = String;
 
@@ -272,7 +281,10 @@ impl ComputeArgs {
     /// The fetch stage's bounds.
     pub fn fetch_limits(&self) -> FetchLimits {
         FetchLimits {
-            images: usize::from(self.fetches),
+            reads: match self.fetches {
+                Auto::Auto => Reads::Auto,
+                Auto::Given(n) => Reads::Fixed(n.get()),
+            },
             bytes: u64::from(self.fetch_memory) << 20,
             max_image_bytes: u64::from(self.max_image_bytes) << 20,
         }

@@ -7,7 +7,7 @@
 mod shared;
 
 use crate::{
-    model::{self, Device, GraphPasses, LoadedModel, Model, ModelError},
+    model::{self, Device, GraphPasses, LoadedModel, Model, ModelError, verdicts::Verdicts},
     preprocess::{Limits, Recipe},
 };
 use shared::Shared;
@@ -66,13 +66,13 @@ pub struct JobContext {
 
 /// How models are loaded: real ones by [`TorchLoader`], fakes in tests.
 pub trait Loader: Send + Sync {
-    /// Loads the bundle at `path`. Blocking.
+    /// Loads a bundle, which `spec` was read from. Blocking.
     ///
     /// # Errors
     /// [`ModelError`] in words for the person who made the bundle.
     fn load(
         &self,
-        path: &Path,
+        file: &ModelFile,
         spec: &BundleSpec,
         precision: Precision,
     ) -> Result<Vec<Box<dyn Model>>, ModelError>;
@@ -84,17 +84,20 @@ pub struct TorchLoader {
     pub devices: Vec<Device>,
     /// Whether their graphs are made faster.
     pub graph_passes: GraphPasses,
+    /// What earlier comparisons said.
+    pub verdicts: Verdicts,
 }
 
 impl Loader for TorchLoader {
     fn load(
         &self,
-        path: &Path,
+        file: &ModelFile,
         spec: &BundleSpec,
         precision: Precision,
     ) -> Result<Vec<Box<dyn Model>>, ModelError> {
         let load = |device| {
-            model::load(path, spec, device, precision, self.graph_passes)
+            let verdict = self.verdicts.on(&file.sha256, device);
+            model::load(&file.path, spec, device, precision, self.graph_passes, Some(&verdict))
                 .map(|m| Box::new(m) as Box<dyn Model>)
         };
         self.devices.iter().map(|device| load(*device)).collect()
@@ -322,7 +325,7 @@ impl Jobs {
 
 fn load(loader: &dyn Loader, file: &ModelFile, precision: Precision) -> Result<LoadedModel, Failure> {
     let spec = BundleSpec::read(&file.path).map_err(|e| Failure::Model(e.to_string()))?;
-    let replicas = loader.load(&file.path, &spec, precision).map_err(|e| Failure::Model(e.to_string()))?;
+    let replicas = loader.load(file, &spec, precision).map_err(|e| Failure::Model(e.to_string()))?;
     let (sha256, variant) = (file.sha256.clone(), format!("{} {precision:?}", file.sha256));
     Ok(LoadedModel { replicas, spec, sha256, variant })
 }

@@ -16,6 +16,7 @@ pub mod model;
 pub mod pipeline;
 pub mod preprocess;
 pub mod progress;
+pub mod remembered;
 pub mod report;
 pub mod run;
 pub mod serve;

@@ -218,6 +218,8 @@ fn complete_progress(spec: &JobSpec, manifest: &Manifest) -> Progress {
         errors: manifest.errors.clone(),
         images_per_second: 0.0,
         eta_seconds: None,
+        stages: manifest.stages.ms_an_image(manifest.rows),
+        binding: manifest.stages.binding(),
     }
 }
 

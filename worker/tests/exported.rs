@@ -21,7 +21,7 @@ fn bundle(suffix: &str) -> PathBuf {
 
 fn load(path: &Path) -> Result<network::Network, ModelError> {
     let spec = BundleSpec::read(path).unwrap();
-    model::load(path, &spec, Device::Cpu, Precision::Fp32, GraphPasses::On)
+    model::load(path, &spec, Device::Cpu, Precision::Fp32, GraphPasses::On, None)
 }
 
 fn images() -> Vec<Vec<u8>> {
@@ -88,7 +88,9 @@ fn the_format_is_known_by_the_content() {
 fn what_an_exported_model_cannot_do_is_said() {
     let spec = BundleSpec::read(&bundle("pt2")).unwrap();
     let try_on = |device, precision| {
-        model::load(&bundle("pt2"), &spec, device, precision, GraphPasses::On).err().map(|e| e.to_string())
+        model::load(&bundle("pt2"), &spec, device, precision, GraphPasses::On, None)
+            .err()
+            .map(|e| e.to_string())
     };
     let cuda = try_on(Device::Cuda(0), Precision::Fp32).unwrap();
     assert!(cuda.contains("--device cpu") && cuda.contains("--format pt"), "{cuda}");

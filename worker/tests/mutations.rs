@@ -203,6 +203,7 @@ fn manifest(spec: &JobSpec, footer: &PartFooter) -> Vec<u8> {
         images_ok: 0,
         images_failed: 0,
         errors: BTreeMap::new(),
+        stages: Default::default(),
         model_sha256: spec.model.sha256.clone(),
         preprocess_sha256: spec.preprocess_digest(),
         created_unix_ms: 1,

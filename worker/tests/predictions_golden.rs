@@ -33,7 +33,7 @@ fn predictions_are_those_of_python() {
     network::prepare_process();
     let bundle = folder().join("model.pt");
     let spec = BundleSpec::read(&bundle).unwrap();
-    let model = model::load(&bundle, &spec, Device::Cpu, Precision::Fp32, GraphPasses::On).unwrap();
+    let model = model::load(&bundle, &spec, Device::Cpu, Precision::Fp32, GraphPasses::On, None).unwrap();
     let recipe = Recipe {
         input: spec.input.clone(),
         decode: Decode::Exact,

@@ -7,6 +7,7 @@ use crate::{
     error_code::ErrorCode,
     job::JobId,
     ledger::{BatchOutcome, Begun, Completion, JobRecord, JobState, Ledger, Progress},
+    stages::{Stage, StageTimes},
 };
 use futures::future::join_all;
 use std::{
@@ -79,7 +80,8 @@ pub async fn counts_once(ledger: &Arc<dyn Ledger>, job: &JobId) {
         let race = (0..RACERS).map(|_| {
             let (ledger, job) = (ledger.clone(), job.clone());
             let errors = BTreeMap::from([(ErrorCode::Truncated, 1)]);
-            let outcome = BatchOutcome { images_ok: 9, images_failed: 1, errors };
+            let outcome =
+                BatchOutcome { images_ok: 9, images_failed: 1, errors, stages: clock(Stage::Decode, 20) };
             tokio::spawn(async move { ledger.complete(&job, BatchNumber(batch), &outcome).await })
         });
         let first = join_all(race).await.into_iter().filter(|answer| {
@@ -94,6 +96,15 @@ pub async fn counts_once(ledger: &Arc<dyn Ledger>, job: &JobId) {
     assert_eq!(seen.errors, BTreeMap::from([(ErrorCode::Truncated, BATCHES)]));
     assert!(seen.images_per_second > 0.0, "work was done just now");
     assert_eq!(seen.eta_seconds, None, "the plan is not at its end");
+    assert_eq!(seen.stages, BTreeMap::from([(Stage::Decode, 2.0)]), "20 ms a batch of ten");
+    assert_eq!(seen.binding, Some(Stage::Decode));
+}
+
+/// A batch that spent so many milliseconds in one stage, which bound.
+fn clock(stage: Stage, ms: u64) -> StageTimes {
+    let mut times = StageTimes { binding: [(stage, 1)].into(), ..StageTimes::default() };
+    times.spent(stage, Duration::from_millis(ms));
+    times
 }
 
 /// Failed images add up by code.
@@ -109,7 +120,8 @@ pub async fn errors_by_code(ledger: &dyn Ledger, job: &JobId) {
     .enumerate()
     {
         let errors: BTreeMap<_, _> = codes.iter().copied().collect();
-        let outcome = BatchOutcome { images_ok: 1, images_failed: errors.values().sum(), errors };
+        let images_failed = errors.values().sum();
+        let outcome = BatchOutcome { images_ok: 1, images_failed, errors, ..BatchOutcome::default() };
         ledger.complete(job, BatchNumber(batch as u64), &outcome).await.expect("complete");
     }
     let seen = progress(ledger, job).await;
@@ -264,13 +276,16 @@ pub async fn work_after_a_wipe(ledger: &dyn Ledger, job: &JobId) {
 pub async fn the_manifest_has_the_last_word(ledger: &dyn Ledger, job: &JobId) {
     open(ledger, job).await;
     ledger.plan_complete(job, 2, 20).await.expect("plan_complete");
-    complete(ledger, job, 0, 3).await;
+    let outcome = BatchOutcome { images_ok: 3, stages: clock(Stage::Put, 10), ..BatchOutcome::default() };
+    ledger.complete(job, BatchNumber(0), &outcome).await.expect("complete");
     for known in [true, false] {
         if !known {
             ledger.forget(job).await.expect("forget");
         }
         let errors = BTreeMap::from([(ErrorCode::Empty, 2), (ErrorCode::Corrupt, 1)]);
-        let totals = BatchOutcome { images_ok: 17, images_failed: 3, errors: errors.clone() };
+        let mut stages = clock(Stage::Forward, 100);
+        stages.add(&clock(Stage::Forward, 0));
+        let totals = BatchOutcome { images_ok: 17, images_failed: 3, errors: errors.clone(), stages };
         ledger.finalized(&record(job, CREATED), 2, &totals).await.expect("finalized");
         for batch in 0..2 {
             let late = complete(ledger, job, batch, 10).await;
@@ -280,6 +295,10 @@ pub async fn the_manifest_has_the_last_word(ledger: &dyn Ledger, job: &JobId) {
         assert_eq!((seen.state, seen.batches_done, seen.batches_planned), (JobState::Complete, 2, 2));
         assert_eq!((seen.images_ok, seen.images_failed, seen.images_planned), (17, 3, 20));
         assert_eq!(seen.errors, errors);
+        // Times that the parts do not know stay as they were counted.
+        let put = known.then_some((Stage::Put, 0.5));
+        assert_eq!(seen.stages, [(Stage::Forward, 5.0)].into_iter().chain(put).collect());
+        assert_eq!(seen.binding, Some(Stage::Forward));
     }
 }
 

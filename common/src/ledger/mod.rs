@@ -4,6 +4,7 @@
 //! move once per completion and never backwards. Real: [`redis`] (Lua, one bit a batch). In memory:
 //! [`memory`]. Both pass `contract::ledger`. It must never hold a key per image.
 
+mod counters;
 pub mod memory;
 pub mod redis;
 
@@ -11,6 +12,7 @@ use crate::{
     batch::BatchNumber,
     error_code::ErrorCode,
     job::{JobId, JobSpec},
+    stages::{Stage, StageTimes},
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -116,6 +118,8 @@ pub struct BatchOutcome {
     pub images_failed: u64,
     /// The failed ones by code; sums to `images_failed`.
     pub errors: BTreeMap<ErrorCode, u64>,
+    /// Where its time went, as far as that is known. For display: nothing is decided by it.
+    pub stages: StageTimes,
 }
 
 impl BatchOutcome {
@@ -126,6 +130,7 @@ impl BatchOutcome {
         for (&code, &n) in &other.errors {
             *self.errors.entry(code).or_default() += n;
         }
+        self.stages.add(&other.stages);
     }
 }
 
@@ -191,6 +196,12 @@ pub struct Progress {
     pub images_per_second: f64,
     /// `None` when there is no rate or the listing is not at its end.
     pub eta_seconds: Option<f64>,
+    /// Milliseconds of each stage for one image, summed over threads; stages of which nothing is known are not in it.
+    #[serde(default)]
+    pub stages: BTreeMap<Stage, f64>,
+    /// The stage that most batches' workers waited for.
+    #[serde(default)]
+    pub binding: Option<Stage>,
 }
 
 /// Progress of all jobs.

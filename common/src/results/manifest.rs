@@ -4,7 +4,9 @@
 //! `trawl status OUT` and by whatever the user builds on top. Never the truth: the parts are.
 
 use super::part::PartFooter;
-use crate::{batch::BatchNumber, error_code::ErrorCode, job::JobId, ledger::BatchOutcome};
+use crate::{
+    batch::BatchNumber, error_code::ErrorCode, job::JobId, ledger::BatchOutcome, stages::StageTimes,
+};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,6 +46,9 @@ pub struct Manifest {
     pub images_failed: u64,
     /// Failed images by code.
     pub errors: BTreeMap<ErrorCode, u64>,
+    /// Where the time went, as far as the parts know; empty in manifests that were written before this was.
+    #[serde(default)]
+    pub stages: StageTimes,
     /// Digest of the model.
     pub model_sha256: String,
     /// Digest of the settings that change pixels.
@@ -83,6 +88,7 @@ impl Manifest {
         for (code, n) in outcome.errors {
             *self.errors.entry(code).or_default() += n;
         }
+        self.stages.add(&outcome.stages);
         let (batch, rows, failures) = (footer.batch, footer.rows, footer.failures);
         self.parts.push(ManifestPart { name, batch, rows, failures, bytes });
     }
@@ -90,7 +96,7 @@ impl Manifest {
     /// What all parts add up to.
     pub fn totals(&self) -> BatchOutcome {
         let (images_ok, images_failed) = (self.images_ok, self.images_failed);
-        BatchOutcome { images_ok, images_failed, errors: self.errors.clone() }
+        BatchOutcome { images_ok, images_failed, errors: self.errors.clone(), stages: self.stages.clone() }
     }
 
     /// The file's bytes.
@@ -131,6 +137,7 @@ mod tests {
             images_ok: 0,
             images_failed: 0,
             errors: BTreeMap::new(),
+            stages: Default::default(),
             model_sha256: "m".into(),
             preprocess_sha256: "p".into(),
             created_unix_ms: 1,
@@ -151,6 +158,7 @@ mod tests {
                 version: "0.1.0".into(),
                 attempt_id: "a".into(),
                 worker: "w".into(),
+                stages: Default::default(),
             };
             manifest.push(format!("part-{}.parquet", footer.batch), 100, &footer);
         }

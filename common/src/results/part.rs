@@ -14,6 +14,7 @@ use crate::{
     error_code::ErrorCode,
     job::{JobId, JobSpec},
     ledger::BatchOutcome,
+    stages::StageTimes,
     storage::Storage,
 };
 use arrow::{
@@ -115,6 +116,8 @@ pub struct PartFooter {
     pub attempt_id: String,
     /// The worker that made the attempt.
     pub worker: String,
+    /// Where the batch's time went until it was encoded; empty in parts that were written before this was.
+    pub stages: StageTimes,
 }
 
 impl PartFooter {
@@ -137,6 +140,7 @@ impl PartFooter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             attempt_id: attempt_id.into(),
             worker: worker.into(),
+            stages: StageTimes::default(),
         }
     }
 
@@ -165,6 +169,7 @@ impl PartFooter {
             images_ok: self.rows - self.failures,
             images_failed: self.failures,
             errors: self.errors.clone(),
+            stages: self.stages.clone(),
         }
     }
 
@@ -192,6 +197,8 @@ impl PartFooter {
             version: entries.text("trawl.version")?.to_owned(),
             attempt_id: entries.text("trawl.attempt_id")?.to_owned(),
             worker: entries.text("trawl.worker")?.to_owned(),
+            // Decides nothing, so that one that is not there, or of a later trawl, costs nothing.
+            stages: entries.json("trawl.stages").unwrap_or_default(),
         };
         let bad = |name, reason| Err(FooterError::Bad { name, reason });
         if footer.rows != entries.rows() {
@@ -217,6 +224,7 @@ impl PartFooter {
             entry("trawl.version", &self.version),
             entry("trawl.attempt_id", &self.attempt_id),
             entry("trawl.worker", &self.worker),
+            entry("trawl.stages", &serde_json::to_string(&self.stages).expect("counts are plain data")),
         ];
         entries.extend(self.created_unix_ms.map(|ms| entry("trawl.created_unix_ms", &ms)));
         entries

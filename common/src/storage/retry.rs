@@ -13,7 +13,24 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
+
+/// Transient errors of all stores of this process.
+static TRANSIENT_ERRORS: AtomicU64 = AtomicU64::new(0);
+
+/// How often a store of this process failed in a way that passes: throttled, timed out, cut off. For those who decide
+/// how much to ask of it at once; tells no stores apart.
+pub fn transient_errors() -> u64 {
+    TRANSIENT_ERRORS.load(Ordering::Relaxed)
+}
+
+/// Whether to try again, and the note of it.
+fn noted(error: &StorageError) -> bool {
+    let transient = error.is_transient();
+    TRANSIENT_ERRORS.fetch_add(u64::from(transient), Ordering::Relaxed);
+    transient
+}
 
 /// A store whose transient errors are tried again.
 #[derive(Debug)]
@@ -78,7 +95,7 @@ impl<S: Storage> Storage for RetryingStorage<S> {
                     Err(error) => {
                         let since = *listing.failing_since.get_or_insert_with(Instant::now);
                         let pause = listing.backoff.next_delay();
-                        if !error.is_transient() || since.elapsed() + pause > self.policy.max_elapsed {
+                        if !noted(&error) || since.elapsed() + pause > self.policy.max_elapsed {
                             return Some((Err(error), None));
                         }
                         log_retry(&error, pause);
@@ -92,27 +109,27 @@ impl<S: Storage> Storage for RetryingStorage<S> {
     }
 
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
-        retry(self.policy, StorageError::is_transient, || self.inner.get(key, max_bytes)).await
+        retry(self.policy, noted, || self.inner.get(key, max_bytes)).await
     }
 
     async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
-        retry(self.policy, StorageError::is_transient, || self.inner.get_suffix(key, len)).await
+        retry(self.policy, noted, || self.inner.get_suffix(key, len)).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
-        retry(self.policy, StorageError::is_transient, || self.inner.head(key)).await
+        retry(self.policy, noted, || self.inner.head(key)).await
     }
 
     async fn put(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {
-        retry(self.policy, StorageError::is_transient, || self.inner.put(key, bytes.clone())).await
+        retry(self.policy, noted, || self.inner.put(key, bytes.clone())).await
     }
 
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome, StorageError> {
-        retry(self.policy, StorageError::is_transient, || self.inner.put_if_absent(key, bytes.clone())).await
+        retry(self.policy, noted, || self.inner.put_if_absent(key, bytes.clone())).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
-        retry(self.policy, StorageError::is_transient, || self.inner.delete(key)).await
+        retry(self.policy, noted, || self.inner.delete(key)).await
     }
 }
 

@@ -12,8 +12,8 @@ use crate::{
     assemble,
     cli::{BenchArgs, ComputeArgs},
     jobs::{Loader, TorchLoader},
-    model::{GraphPasses, LoadedModel},
-    pipeline::sizing::Rule,
+    model::{GraphPasses, LoadedModel, verdicts::Verdicts},
+    pipeline::{pool::THREADS_PER_DEVICE, sizing::Rule},
     preprocess::Recipe,
     report::rate,
 };
@@ -84,13 +84,10 @@ fn measure(
     let rule = args.compute.micro_batch_rule(&devices);
     let threads = args.compute.thread_count();
     let on_cpu = devices == [crate::model::Device::Cpu];
-    let lanes = if on_cpu { 0 } else { devices.len() };
+    let lanes = if on_cpu { 0 } else { devices.len() * THREADS_PER_DEVICE };
     let began = Instant::now();
-    let replicas = TorchLoader { devices, graph_passes: args.compute.graph_passes }.load(
-        &file.path,
-        &spec,
-        args.precision,
-    )?;
+    let (graph_passes, verdicts) = (args.compute.graph_passes, Verdicts::of(&args.compute.cache_dir()));
+    let replicas = TorchLoader { devices, graph_passes, verdicts }.load(file, &spec, args.precision)?;
     let loaded = began.elapsed();
     let recipe = Recipe {
         input: spec.input.clone(),

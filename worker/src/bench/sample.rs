@@ -4,7 +4,7 @@
 //! without the disk.
 
 use super::prediction::Speed;
-use crate::{bench::stages::process_cpu_seconds, cli::ComputeArgs};
+use crate::{bench::stages::process_cpu_seconds, cli::ComputeArgs, pipeline::pace::Pace};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -73,7 +73,7 @@ pub async fn read(
         let store = store.clone();
         async move { store.get(&object.key, limits.max_image_bytes).await }
     });
-    let read: Vec<_> = gets.buffer_unordered(limits.images).collect().await;
+    let read: Vec<_> = gets.buffer_unordered(Pace::new(limits.reads).limit()).collect().await;
     let (took, cpu) = (began.elapsed().as_secs_f64(), process_cpu_seconds() - cpu);
     let files: Vec<Bytes> = read.into_iter().filter_map(Result::ok).map(|object| object.bytes).collect();
     ensure!(!files.is_empty(), "no image of `{source}` could be read: check the path and the permissions");

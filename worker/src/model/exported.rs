@@ -6,7 +6,8 @@
 
 use super::{
     Device, ModelError,
-    network::{Input, Network, first_line},
+    input::Input,
+    network::{Network, first_line},
     shim::Module,
 };
 use std::path::Path;
@@ -41,5 +42,5 @@ pub fn load(
             first_line(&words)
         ))
     })?;
-    Network::ready(module, Input::new(&spec.input, tch::Device::Cpu), spec)
+    Network::ready(module, Input::new(&spec.input, tch::Device::Cpu)?, spec)
 }

@@ -7,6 +7,7 @@
 pub mod cuda;
 pub mod exported;
 pub mod fake;
+mod input;
 pub mod network;
 pub mod output;
 mod passes;
@@ -14,6 +15,7 @@ mod passes;
 mod passes_tests;
 mod shim;
 pub mod torchscript;
+pub mod verdicts;
 pub mod write;
 
 use std::{fmt, path::Path, str::FromStr};
@@ -21,6 +23,7 @@ use trawl_common::{
     bundle::{BundleFormat, BundleSpec},
     job::Precision,
 };
+use verdicts::Verdict;
 
 /// Where a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,7 +121,8 @@ pub trait Model: Send + Sync {
     fn width(&self) -> usize;
 }
 
-/// Loads the bundle at `path`, which `spec` was read from, by the engine for its format. Blocking.
+/// Loads the bundle at `path`, which `spec` was read from, by the engine for its format; a `verdict` spares the
+/// comparison of its graph passes. Blocking.
 ///
 /// # Errors
 /// [`ModelError`] in words that name the fix.
@@ -128,9 +132,10 @@ pub fn load(
     device: Device,
     precision: Precision,
     graph_passes: GraphPasses,
+    verdict: Option<&Verdict>,
 ) -> Result<network::Network, ModelError> {
     match BundleFormat::of(path).map_err(|e| ModelError::Unusable(e.to_string()))? {
-        BundleFormat::TorchScript => torchscript::load(path, spec, device, precision, graph_passes),
+        BundleFormat::TorchScript => torchscript::load(path, spec, device, precision, graph_passes, verdict),
         BundleFormat::Exported => exported::load(path, spec, device, precision),
     }
 }

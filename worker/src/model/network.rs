@@ -1,19 +1,16 @@
 //! A loaded module behind the model seam: whatever engine loaded it, its input and its output are handled here.
 //!
 //! Between the decoded images of a micro-batch and their rows. Checks that a module does what its description says
-//! before it is used, and runs its forward passes. The pixels are normalised by a table of 256 entries a channel, which gives the very floats of torchvision's
-//! `ToTensor` and `Normalize`, straight into channels-last memory, the layout in which convolutions are
-//! quickest (1.3 to 1.6 times, measured). Must never run on a tokio thread.
+//! before it is used, and runs its forward passes. Must never run on a tokio thread.
 
-use super::{Model, ModelError, Outputs, shim::Module};
-use std::{cell::RefCell, time::Instant};
+use super::{
+    Device, Model, ModelError, Outputs,
+    input::Input,
+    shim::{self, Module},
+};
+use std::time::Instant;
 use tch::{Kind, Tensor};
-use trawl_common::bundle::{BundleSpec, Head, InputSpec};
-
-thread_local! {
-    /// The normalised input of this thread's passes, kept so that its pages are touched once.
-    static INPUT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
+use trawl_common::bundle::{BundleSpec, Head};
 
 /// Once per process, before the first pass: the pool is the parallelism, libtorch gets one thread.
 pub fn prepare_process() {
@@ -56,12 +53,14 @@ impl Network {
     /// # Errors
     /// As [`Model::forward`].
     pub fn bare_passes(&self, batch: usize, end: Instant) -> Result<u64, ModelError> {
-        let [height, width] = self.input.crop;
+        let [height, width] = self.input.crop();
         let grey = vec![127_u8; height * width * 3];
         self.input.with_tensor(&vec![&grey[..]; batch], |x| {
             let mut images = 0;
             while Instant::now() < end {
-                let _output = self.module.forward(x).map_err(|words| classify(&words, first_line(&words)))?;
+                let y = self.module.forward(x).map_err(|words| classify(&words, first_line(&words)))?;
+                // A device has only been asked so far; the copy of its answer waits for it.
+                collect(&y, batch)?;
                 images += batch as u64;
             }
             Ok(images)
@@ -71,10 +70,10 @@ impl Network {
     /// Passes of one and of two blank images: the shape must follow the number of images. Two, since libtorch
     /// prepares a graph in its first pass and, on CUDA, specialises it in the second.
     fn probe(&mut self, spec: &BundleSpec) -> Result<(), ModelError> {
-        let [height, width] = self.input.crop;
+        let [height, width] = self.input.crop();
         let blank = vec![0_u8; height * width * 3];
         for images in [&[&blank[..]][..], &[&blank[..], &blank[..]][..]] {
-            let outputs = self.input.pass(&self.module, images)?;
+            let outputs = pass(&self.module, &self.input, images)?;
             self.row_width = outputs.width;
         }
         if self.row_width == 0 {
@@ -93,90 +92,19 @@ impl Network {
     }
 }
 
-/// How pixels become a module's input, and its output rows.
-pub(super) struct Input {
-    device: tch::Device,
-    kind: Kind,
-    table: Box<[[f32; 256]; 3]>,
-    /// Height and width, in pixels.
-    crop: [usize; 2],
+/// One pass of `module`. On CUDA it is over when this returns: the output's copy waits for it.
+pub(super) fn pass(module: &Module, input: &Input, images: &[&[u8]]) -> Result<Outputs, ModelError> {
+    input.with_tensor(images, |x| {
+        let y = module.forward(x).map_err(|words| classify(&words, first_line(&words)))?;
+        collect(&y, images.len())
+    })?
 }
 
-impl Input {
-    /// In single precision, on `device`.
-    pub(super) fn new(spec: &InputSpec, device: tch::Device) -> Self {
-        Self { device, kind: Kind::Float, table: table(spec), crop: spec.crop.map(|side| side as usize) }
-    }
-
-    /// In another precision, on its device.
-    pub(super) fn with_kind(self, kind: Kind) -> Self {
-        Self { kind, ..self }
-    }
-
-    /// Where it is made.
-    pub(super) fn device(&self) -> tch::Device {
-        self.device
-    }
-
-    /// Height and width, in pixels.
-    pub(super) fn crop(&self) -> [usize; 2] {
-        self.crop
-    }
-
-    /// One pass of `module`.
-    pub(super) fn pass(&self, module: &Module, images: &[&[u8]]) -> Result<Outputs, ModelError> {
-        self.with_tensor(images, |x| {
-            let y = module.forward(x).map_err(|words| classify(&words, first_line(&words)))?;
-            collect(&y, images.len())
-        })?
-    }
-
-    /// Lends the normalised images as one tensor; `run` must not keep it.
-    ///
-    /// # Errors
-    /// If the device has no room for it.
-    pub(super) fn with_tensor<T>(
-        &self,
-        images: &[&[u8]],
-        run: impl FnOnce(&Tensor) -> T,
-    ) -> Result<T, ModelError> {
-        let _no_grad = tch::no_grad_guard();
-        INPUT.with_borrow_mut(|input| {
-            let [height, width] = self.crop;
-            let pixels = height * width;
-            input.resize(images.len() * pixels * 3, 0.0);
-            for (image, slot) in images.iter().zip(input.chunks_exact_mut(pixels * 3)) {
-                self.normalise(image, slot);
-            }
-            let (n, h, w) = (images.len() as i64, height as i64, width as i64);
-            // SAFETY: `input` has n*h*w*3 floats and outlives the tensor, which is dropped (with what the
-            // pass made of it; outputs are copied out) before this closure returns.
-            let view = unsafe {
-                Tensor::from_blob(
-                    input.as_ptr().cast(),
-                    &[n, 3, h, w],
-                    &[h * w * 3, 1, w * 3, 3],
-                    Kind::Float,
-                    tch::Device::Cpu,
-                )
-            };
-            let x = if self.device == tch::Device::Cpu {
-                view
-            } else {
-                view.f_to_device_(self.device, self.kind, false, false).map_err(|e| forward(&e))?
-            };
-            Ok(run(&x))
-        })
-    }
-
-    fn normalise(&self, image: &[u8], slot: &mut [f32]) {
-        debug_assert_eq!(image.len(), slot.len());
-        let [red, green, blue] = &*self.table;
-        for (rgb, out) in image.chunks_exact(3).zip(slot.chunks_exact_mut(3)) {
-            out[0] = red[usize::from(rgb[0])];
-            out[1] = green[usize::from(rgb[1])];
-            out[2] = blue[usize::from(rgb[2])];
-        }
+/// Bytes of `device`'s memory that this process holds, in use or kept for use; `None` for the CPU, and before the first.
+pub fn device_memory(device: Device) -> Option<u64> {
+    match device {
+        Device::Cpu => None,
+        Device::Cuda(n) => shim::device_memory(n),
     }
 }
 
@@ -200,7 +128,10 @@ fn collect(y: &Tensor, images: usize) -> Result<Outputs, ModelError> {
 
 impl Model for Network {
     fn forward(&self, images: &[&[u8]]) -> Result<Outputs, ModelError> {
-        let outputs = self.input.pass(&self.module, images)?;
+        if let tch::Device::Cuda(device) = self.input.device() {
+            shim::own_stream(device).map_err(|words| classify(&words, first_line(&words)))?;
+        }
+        let outputs = pass(&self.module, &self.input, images)?;
         if outputs.width != self.row_width {
             return Err(ModelError::Forward(format!(
                 "rows of {} numbers where there were {} before",
@@ -215,19 +146,7 @@ impl Model for Network {
     }
 }
 
-/// `(value / 255 - mean) / std` for each of 256 values and three channels, in the order and the precision
-/// of torchvision's `ToTensor` and `Normalize`, so that the floats are the same to the last bit.
-fn table(input: &InputSpec) -> Box<[[f32; 256]; 3]> {
-    let mut table = Box::new([[0.0; 256]; 3]);
-    for (channel, row) in table.iter_mut().enumerate() {
-        for (value, entry) in (0_u8..=255).zip(row.iter_mut()) {
-            *entry = (f32::from(value) / 255.0 - input.mean[channel]) / input.std[channel];
-        }
-    }
-    table
-}
-
-fn forward(error: &tch::TchError) -> ModelError {
+pub(super) fn forward(error: &tch::TchError) -> ModelError {
     let words = error.to_string();
     classify(&words, first_line(&words))
 }

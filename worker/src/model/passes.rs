@@ -6,7 +6,8 @@
 
 use super::{
     Outputs,
-    network::Input,
+    input::Input,
+    network::pass,
     shim::{self, Counts, Module, Passes},
 };
 use std::ops::Range;
@@ -27,28 +28,38 @@ const BATCHES: [Range<usize>; 2] = [0..1, 1..IMAGES];
 /// Side of the squares of the structured images, in pixels.
 const SQUARE: usize = 16;
 
-/// A faster module than `plain` with the same answers, and what was changed. Blocking: runs both.
+/// A faster module than `plain`, and what was changed. Blocking: runs one of its passes.
 ///
 /// # Errors
-/// Why there is none, in words.
+/// libtorch's words.
 pub(super) fn optimise(plain: &Module, input: &Input, passes: Passes) -> Result<(Module, Counts), String> {
     let images = images(input.crop());
     let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
     let (fast, counts) =
         input.with_tensor(&images[..2], |x| plain.optimise(passes, x, None)).map_err(|e| e.to_string())??;
+    settle(input.device());
+    Ok((fast, counts))
+}
+
+/// Compares the answers of the two. Blocking: runs both.
+///
+/// # Errors
+/// What differs, in words.
+pub(super) fn same_answers(plain: &Module, fast: &Module, input: &Input) -> Result<(), String> {
+    let images = images(input.crop());
+    let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
     let _exact = ExactFloats::new();
     let _fast = AllCores::new();
     for batch in BATCHES {
         let count = batch.len();
-        let before = input.pass(plain, &images[batch.clone()]).map_err(|e| e.to_string())?;
-        let after = input.pass(&fast, &images[batch]).map_err(|e| e.to_string())?;
+        let before = pass(plain, input, &images[batch.clone()]).map_err(|e| e.to_string())?;
+        let after = pass(fast, input, &images[batch]).map_err(|e| e.to_string())?;
         compare(&before, &after).map_err(|reason| format!("with {count} image(s), {reason}"))?;
     }
-    Ok((fast, counts))
+    Ok(())
 }
 
-/// As [`optimise`], in the precision `kind` and without the comparison: half precision differs from single by more than
-/// any pass does.
+/// As [`optimise`], in the precision `kind`.
 ///
 /// # Errors
 /// libtorch's words.
@@ -56,7 +67,16 @@ pub(super) fn convert(plain: &Module, input: &Input, kind: Kind) -> Result<Modul
     let images = images(input.crop());
     let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).take(2).collect();
     let converted = input.with_tensor(&images, |x| plain.optimise(Passes::ALL, x, Some(kind)));
-    Ok(converted.map_err(|e| e.to_string())??.0)
+    let converted = converted.map_err(|e| e.to_string())??.0;
+    settle(input.device());
+    Ok(converted)
+}
+
+/// Waits until the device has read what it was given.
+fn settle(device: tch::Device) {
+    if let tch::Device::Cuda(n) = device {
+        tch::Cuda::synchronize(n as i64);
+    }
 }
 
 /// This thread's passes on all cores while it lives: a start waits for them, and hardly anything else runs then.

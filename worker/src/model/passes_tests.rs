@@ -6,10 +6,13 @@
 
 use super::{
     GraphPasses, Model, Outputs,
-    network::{Input, Network},
+    input::Input,
+    network::Network,
     passes,
     shim::{Counts, Module, Passes},
-    torchscript, write,
+    torchscript,
+    verdicts::Verdicts,
+    write,
 };
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -39,7 +42,7 @@ fn spec() -> BundleSpec {
 }
 
 fn input() -> Input {
-    Input::new(&spec().input, Device::Cpu)
+    Input::new(&spec().input, Device::Cpu).unwrap()
 }
 
 /// Random weights of a convolution.
@@ -59,7 +62,8 @@ fn bundle(forward: impl Fn(&Tensor) -> Tensor) -> (tempfile::TempDir, PathBuf) {
 /// What the passes do to the module at `path`, after their check.
 fn optimise(path: &Path, passes: Passes) -> Result<Counts, String> {
     let plain = Module::load(path, Device::Cpu)?;
-    passes::optimise(&plain, &input(), passes).map(|(_, counts)| counts)
+    let (fast, counts) = passes::optimise(&plain, &input(), passes)?;
+    passes::same_answers(&plain, &fast, &input()).map(|()| counts)
 }
 
 fn optimised(forward: impl Fn(&Tensor) -> Tensor) -> Counts {
@@ -182,11 +186,35 @@ fn a_pass_that_changes_the_answers_is_found_out() {
     let reason = optimise(&path, Passes::WRONG).unwrap_err();
     assert!(reason.contains("is allowed"), "{reason}");
     // Then the plain one is used, and answers.
-    let load =
-        |passes| torchscript::load_with(&path, &spec(), super::Device::Cpu, Precision::Fp32, passes).unwrap();
+    let load = |passes| {
+        torchscript::load_with(&path, &spec(), super::Device::Cpu, Precision::Fp32, passes, None).unwrap()
+    };
     let (off, on, wrong) = (load(None), load(Some(Passes::ALL)), load(Some(Passes::WRONG)));
     assert_eq!(answers(&wrong), answers(&off));
     assert!(close(&answers(&on), &answers(&off)));
+}
+
+#[test]
+fn a_verdict_spares_the_comparison_and_is_of_one_bundle_on_one_device() {
+    let (w, b) = (kernel(8, 3, 3), Tensor::randn([8], CPU));
+    let (folder, path) = bundle(|x| x.conv2d(&w, Some(&b), [1, 1], [0, 0], [1, 1], 1).relu());
+    let verdicts = Verdicts::of(folder.path());
+    let load = |passes, sha256| {
+        let verdict = verdicts.on(sha256, super::Device::Cpu);
+        let (spec, fp32) = (spec(), Precision::Fp32);
+        let network =
+            torchscript::load_with(&path, &spec, super::Device::Cpu, fp32, Some(passes), Some(&verdict));
+        (answers(&network.unwrap()), verdict.known())
+    };
+    let right = load(Passes::ALL, "a");
+    assert_eq!(right.1, Some(true), "compared, and remembered");
+    // Nothing looks any more: what would be found out is not.
+    assert!(!close(&load(Passes::WRONG, "a").0, &right.0));
+    assert_eq!(verdicts.on("a", super::Device::Cuda(0)).known(), None);
+    // Another bundle is compared; what failed once is not tried again, and answers as it came.
+    let wrong = load(Passes::WRONG, "b");
+    assert_eq!(wrong.1, Some(false));
+    assert!(close(&wrong.0, &right.0) && close(&load(Passes::WRONG, "b").0, &right.0));
 }
 
 /// Loops, branches, state, an input that is kept: see `make_modules.py`. Some of it is made faster, and none changed.
@@ -202,7 +230,7 @@ fn modules_with_state_and_control_flow_answer_as_before() {
         "half_inside.pt",
     ] {
         let load = |passes| {
-            torchscript::load(&golden(name), &spec(), super::Device::Cpu, Precision::Fp32, passes)
+            torchscript::load(&golden(name), &spec(), super::Device::Cpu, Precision::Fp32, passes, None)
                 .unwrap_or_else(|e| panic!("{name}: {e}"))
         };
         let (plain, fast) = (answers(&load(GraphPasses::Off)), answers(&load(GraphPasses::On)));

@@ -5,6 +5,7 @@
 //! that another function still changes: what is changed is owned by the one who changes it.
 
 use std::{
+    cell::Cell,
     ffi::{CStr, CString, c_char, c_int},
     os::unix::ffi::OsStrExt,
     path::Path,
@@ -38,6 +39,13 @@ pub(super) struct Counts {
     pub(super) in_place: u32,
 }
 
+impl Counts {
+    /// Whether nothing was.
+    pub(super) fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
 #[repr(C)]
 struct RawModule {
     _opaque: [u8; 0],
@@ -58,6 +66,8 @@ unsafe extern "C" {
     fn trawl_forward(module: *mut RawModule, input: *const C_tensor, out: *mut *mut C_tensor) -> *mut c_char;
     fn trawl_set_specialising(on: c_int);
     fn trawl_allow_tf32(on: c_int) -> c_int;
+    fn trawl_own_stream(device: c_int) -> *mut c_char;
+    fn trawl_device_memory(device: c_int, bytes: *mut u64) -> *mut c_char;
     fn trawl_free_module(module: *mut RawModule);
     fn trawl_free_text(text: *mut c_char);
 }
@@ -165,6 +175,33 @@ pub(super) fn set_specialising(on: bool) {
 pub(super) fn allow_tf32(on: bool) -> bool {
     // SAFETY: sets a switch of libtorch.
     unsafe { trawl_allow_tf32(c_int::from(on)) != 0 }
+}
+
+thread_local! {
+    /// The device on which this thread has a stream of its own.
+    static STREAM_ON: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Gives the calling thread a stream of its own on CUDA device `device`, once: two threads then copy and compute at the
+/// same time, where libtorch's default stream would do one after the other.
+///
+/// # Errors
+/// libtorch's words.
+pub(super) fn own_stream(device: usize) -> Result<(), String> {
+    if STREAM_ON.get() != Some(device) {
+        // SAFETY: no pointers.
+        unwrap(unsafe { trawl_own_stream(device_number(Device::Cuda(device))) })?;
+        STREAM_ON.set(Some(device));
+    }
+    Ok(())
+}
+
+/// Bytes that this process holds of CUDA device `device`'s memory; `None` if nobody can tell.
+pub(super) fn device_memory(device: usize) -> Option<u64> {
+    let mut bytes = 0;
+    // SAFETY: `bytes` outlives the call.
+    let asked = unwrap(unsafe { trawl_device_memory(device_number(Device::Cuda(device)), &raw mut bytes) });
+    asked.is_ok().then_some(bytes)
 }
 
 fn c_path(path: &Path) -> Result<CString, String> {

@@ -4,9 +4,11 @@
 
 use super::{
     Device, GraphPasses, ModelError,
-    network::{Input, Network, first_line},
+    input::Input,
+    network::{Network, first_line},
     passes,
     shim::{self, Module, Passes},
+    verdicts::Verdict,
 };
 use std::{path::Path, time::Instant};
 use tch::Kind;
@@ -14,7 +16,7 @@ use trawl_common::{bundle::BundleSpec, job::Precision};
 
 /// Loads the bundle at `path` onto `device`, makes its graph faster if `graph_passes` says so and the answers stay
 /// the same, runs it to see that rows in are rows out and that the labels fit, and once more so that the first
-/// real pass is not the slow one. Blocking.
+/// real pass is not the slow one. A `verdict` of an earlier comparison takes the place of another. Blocking.
 ///
 /// # Errors
 /// [`ModelError`] in words that name the fix.
@@ -24,9 +26,10 @@ pub fn load(
     device: Device,
     precision: Precision,
     graph_passes: GraphPasses,
+    verdict: Option<&Verdict>,
 ) -> Result<Network, ModelError> {
     let passes = (graph_passes == GraphPasses::On).then_some(Passes::ALL);
-    load_with(path, spec, device, precision, passes)
+    load_with(path, spec, device, precision, passes, verdict)
 }
 
 /// [`load`] with a choice of passes.
@@ -36,6 +39,7 @@ pub(super) fn load_with(
     device: Device,
     precision: Precision,
     passes: Option<Passes>,
+    verdict: Option<&Verdict>,
 ) -> Result<Network, ModelError> {
     let kind = match (precision, device) {
         (Precision::Fp32, _) => Kind::Float,
@@ -61,35 +65,46 @@ pub(super) fn load_with(
             first_line(&words)
         ))
     })?;
-    let input = Input::new(&spec.input, device);
+    let input = Input::new(&spec.input, device)?;
     let module = match passes {
-        Some(passes) => faster(plain, &input, passes, kind)?,
+        Some(passes) => faster(plain, &input, passes, kind, verdict)?,
         None => converted(plain, device, kind)?,
     };
     Network::ready(module, input.with_kind(kind), spec)
 }
 
 /// The module after its passes, or as it came if they fail or change its answers; in the precision `kind`.
-fn faster(plain: Module, input: &Input, passes: Passes, kind: Kind) -> Result<Module, ModelError> {
-    let began = Instant::now();
-    let outcome = passes::optimise(&plain, input, passes).and_then(|(module, counts)| {
+fn faster(
+    plain: Module,
+    input: &Input,
+    passes: Passes,
+    kind: Kind,
+    verdict: Option<&Verdict>,
+) -> Result<Module, ModelError> {
+    let known = verdict.and_then(Verdict::known);
+    if known == Some(false) {
         tracing::info!(
-            folded = counts.folded,
-            padding = counts.padded,
-            in_place = counts.in_place,
-            duration_ms = began.elapsed().as_millis() as u64,
-            "graph passes applied: the answers are the same"
+            "the graph passes changed this model's answers when it was tried; it runs as it was exported"
         );
-        if kind == Kind::Float {
-            return Ok(module);
+        return converted(plain, input.device(), kind);
+    }
+    match compared(&plain, input, passes, known.is_some()) {
+        Ok(None) if kind == Kind::Float => Ok(plain),
+        Ok(module) => {
+            if let Some(verdict) = verdict.filter(|_| known.is_none()) {
+                verdict.keep(true);
+            }
+            if let Some(module) = module.filter(|_| kind == Kind::Float) {
+                return Ok(module);
+            }
+            // Compared in single precision, since half differs from it by more than any pass does; converted in a copy
+            // of its own, since a frozen module's constants are converted by that alone.
+            passes::convert(&plain, input, kind).map_err(|words| ModelError::Unusable(first_line(&words)))
         }
-        // Compared in single precision, since a frozen module's constants are converted by this copy alone.
-        drop(module);
-        passes::convert(&plain, input, kind)
-    });
-    match outcome {
-        Ok(module) => Ok(module),
         Err(reason) => {
+            if let Some(verdict) = verdict {
+                verdict.keep(false);
+            }
             tracing::warn!(
                 reason = first_line(&reason),
                 "the graph passes cannot be used with this model; it runs as it was exported, which is slower \
@@ -98,6 +113,33 @@ fn faster(plain: Module, input: &Input, passes: Passes, kind: Kind) -> Result<Mo
             converted(plain, input.device(), kind)
         }
     }
+}
+
+/// The module after its passes, compared with the one that came unless that was `done_before`; `None` if they found
+/// nothing to change.
+fn compared(
+    plain: &Module,
+    input: &Input,
+    passes: Passes,
+    done_before: bool,
+) -> Result<Option<Module>, String> {
+    let began = Instant::now();
+    let (module, counts) = passes::optimise(plain, input, passes)?;
+    if counts.is_nothing() {
+        return Ok(None);
+    }
+    if !done_before {
+        passes::same_answers(plain, &module, input)?;
+    }
+    tracing::info!(
+        folded = counts.folded,
+        padding = counts.padded,
+        in_place = counts.in_place,
+        duration_ms = began.elapsed().as_millis() as u64,
+        "graph passes applied: the answers are the same{}",
+        if done_before { ", as was seen before" } else { "" }
+    );
+    Ok(Some(module))
 }
 
 fn converted(mut module: Module, device: tch::Device, kind: Kind) -> Result<Module, ModelError> {

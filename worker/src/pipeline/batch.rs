@@ -5,9 +5,12 @@
 //! in tests.
 
 use crate::jobs::JobContext;
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::{oneshot, watch};
 use trawl_common::{
@@ -15,6 +18,7 @@ use trawl_common::{
     disposition::Failure,
     error_code::ErrorCode,
     results::row::{Outcome, ResultRow},
+    stages::{Stage, StageTimes},
 };
 
 /// The rows of a batch that is being worked on.
@@ -27,6 +31,8 @@ pub struct OpenBatch {
     /// How many rows are in.
     filled: watch::Sender<usize>,
     abandoned: AtomicBool,
+    /// Microseconds by stage.
+    spent: [AtomicU64; Stage::ALL.len()],
 }
 
 /// A batch's rows in the order of its images, or why there are none.
@@ -46,7 +52,8 @@ impl OpenBatch {
         let missing = descriptor.images.len();
         let rows = Rows { rows: vec![None; missing], missing, done: Some(done) };
         let (rows, filled) = (Mutex::new(rows), watch::Sender::new(0));
-        let batch = Self { descriptor, job, rows, filled, abandoned: AtomicBool::new(false) };
+        let (abandoned, spent) = (AtomicBool::new(false), Default::default());
+        let batch = Self { descriptor, job, rows, filled, abandoned, spent };
         (Arc::new(batch), receiver)
     }
 
@@ -84,6 +91,19 @@ impl OpenBatch {
             outcome: Outcome::Failed { code, message },
         };
         self.set_row(index, row);
+    }
+
+    /// Notes time that a stage spent on its images.
+    pub fn spent(&self, stage: Stage, time: Duration) {
+        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.spent[stage as usize].fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// Where its time went so far; stages that did nothing for it are not in it.
+    pub fn stages(&self) -> StageTimes {
+        let us =
+            Stage::ALL.into_iter().zip(&self.spent).map(|(stage, us)| (stage, us.load(Ordering::Relaxed)));
+        StageTimes { us: us.filter(|(_, us)| *us > 0).collect(), ..StageTimes::default() }
     }
 
     /// How many of its images have their row, for those who wait for the next.

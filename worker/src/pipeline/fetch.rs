@@ -8,6 +8,7 @@ use super::{
     batch::OpenBatch,
     handover::{Room, Undecoded},
     meters::{Meters, Stage},
+    pace::{Pace, Reads},
 };
 use std::{
     collections::BTreeMap,
@@ -22,7 +23,7 @@ use trawl_common::{
     disposition::Failure,
     error_code::ErrorCode,
     location::Location,
-    storage::{Object, Storage, StorageError, Stores},
+    storage::{Object, Storage, StorageError, Stores, retry::transient_errors},
 };
 
 /// The bytes budget is counted in units of this size, to fit the semaphore's 32 bits.
@@ -39,11 +40,17 @@ const STORES_REMEMBERED: usize = 64;
 #[derive(Debug, Clone)]
 pub struct FetchLimits {
     /// Objects being read or waiting for decode.
-    pub images: usize,
+    pub reads: Reads,
     /// Their bytes in all.
     pub bytes: u64,
     /// A larger object is an error row.
     pub max_image_bytes: u64,
+}
+
+/// The pace, and how many permits follow from it by now.
+struct Paced {
+    pace: Pace,
+    given: usize,
 }
 
 /// The fetch stage.
@@ -51,6 +58,7 @@ pub struct Fetcher {
     stores: Arc<Stores>,
     limits: FetchLimits,
     images: Arc<Semaphore>,
+    pace: Mutex<Paced>,
     budget: Arc<Semaphore>,
     meters: Arc<Meters>,
     /// Of each store, the key that it gave last.
@@ -62,12 +70,15 @@ impl Fetcher {
     pub fn new(stores: Arc<Stores>, limits: FetchLimits, meters: Arc<Meters>) -> Self {
         let units = usize::try_from(limits.bytes.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(usize::MAX);
         let budget = Arc::new(Semaphore::new(units.clamp(1, Semaphore::MAX_PERMITS)));
-        let images = Arc::new(Semaphore::new(limits.images.max(1)));
-        Self { stores, images, budget, limits, meters, given: Mutex::default() }
+        let pace = Pace::new(limits.reads);
+        let images = Arc::new(Semaphore::new(pace.limit()));
+        meters.set_fetches(pace.limit());
+        let pace = Mutex::new(Paced { pace, given: images.available_permits() });
+        Self { stores, images, pace, budget, limits, meters, given: Mutex::default() }
     }
 
     /// Hands the `wanted` images of `batch` to decode, or gives them their error rows. `expect` announces an image and gives
-    /// the way to hand it over. On the `last` attempt an object that
+    /// the way to hand it over, which says whether decode was waiting. On the `last` attempt an object that
     /// the store cannot give although it gives others is an error row too (`unreadable`), so that one rotten
     /// object does not cost its batch. Cancel safe: what is under way is dropped.
     ///
@@ -82,7 +93,7 @@ impl Fetcher {
         last: bool,
     ) -> Result<(), Failure>
     where
-        Arrived: FnOnce(Undecoded) + Send + 'static,
+        Arrived: FnOnce(Undecoded) -> bool + Send + 'static,
     {
         let (mut reads, mut withheld) = (JoinSet::new(), Vec::new());
         let images = wanted.len();
@@ -133,7 +144,7 @@ impl Fetcher {
         last: bool,
     ) -> Result<Vec<Withheld>, Failure>
     where
-        Arrived: FnOnce(Undecoded) + Send + 'static,
+        Arrived: FnOnce(Undecoded) -> bool + Send + 'static,
     {
         let mut still = Vec::new();
         for missed in withheld {
@@ -170,6 +181,24 @@ impl Fetcher {
         }
     }
 
+    /// Lets more or fewer objects be read at once, by how it goes.
+    fn keep_pace(&self, awaited: bool) {
+        let mut paced = self.pace.lock().expect("no panic while the pace is held");
+        let changed = paced.pace.arrived(awaited, transient_errors(), tokio::time::Instant::now());
+        let limit = paced.pace.limit();
+        if changed {
+            tracing::debug!(fetches = limit, "objects read at once");
+            self.meters.set_fetches(limit);
+        }
+        if limit > paced.given {
+            self.images.add_permits(limit - paced.given);
+            paced.given = limit;
+        } else if limit < paced.given {
+            // Only those that nobody holds; the rest goes with later objects.
+            paced.given -= self.images.forget_permits(paced.given - limit);
+        }
+    }
+
     async fn room(&self, size: u64) -> Room {
         // An object over the whole budget takes all of it and goes alone.
         let all = self.limits.bytes.div_ceil(BUDGET_UNIT_BYTES);
@@ -185,14 +214,17 @@ impl Fetcher {
         batch: &Arc<OpenBatch>,
         index: usize,
         room: Room,
-        arrived: impl FnOnce(Undecoded) + Send,
+        arrived: impl FnOnce(Undecoded) -> bool + Send,
     ) -> Option<Withheld> {
         let began = Instant::now();
         match self.get(batch, index).await {
             Ok(Object { bytes, etag, .. }) => {
-                self.meters.stage(Stage::Fetch, began.elapsed(), 1);
+                let took = began.elapsed();
+                self.meters.stage(Stage::Fetch, took, 1);
+                batch.spent(Stage::Fetch, took);
                 self.meters.image_bytes.inc_by(bytes.len() as u64);
-                arrived(Undecoded { batch: batch.clone(), index, bytes, etag, room });
+                let awaited = arrived(Undecoded { batch: batch.clone(), index, bytes, etag, room });
+                self.keep_pace(awaited);
                 None
             }
             Err(Missed::Row(code, message)) => {

@@ -39,7 +39,12 @@ fn pass(model: &LoadedModel, replica: usize, images: &[Decoded], meters: &Meters
     let began = Instant::now();
     let pixels: Vec<&[u8]> = images.iter().map(|image| &image.prepared.pixels[..]).collect();
     let outputs = model.replicas[replica].forward(&pixels);
-    meters.stage(Stage::Forward, began.elapsed(), images.len() as u64);
+    let took = began.elapsed();
+    meters.stage(Stage::Forward, took, images.len() as u64);
+    let share = took / u32::try_from(images.len()).unwrap_or(u32::MAX);
+    for image in images {
+        image.batch.spent(Stage::Forward, share);
+    }
     match outputs {
         Ok(outputs) => {
             for (image, row) in images.iter().zip(outputs.rows()) {

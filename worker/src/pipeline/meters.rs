@@ -12,55 +12,16 @@ use prometheus_client::{
 use std::{
     sync::{
         OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 use trawl_common::error_code::ErrorCode;
+pub use trawl_common::stages::Stage;
 
 /// Histogram buckets in seconds, 0.1 ms to 100 s: a decode and a slow put both fall inside.
 const BUCKETS_SECONDS: [f64; 13] =
     [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
-
-/// The stages with a clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Reading an object, the store's latency included.
-    Fetch,
-    /// Bytes to pixels at the model's size.
-    Decode,
-    /// The forward pass, normalisation included.
-    Forward,
-    /// Rows to Parquet.
-    Encode,
-    /// The part's put.
-    Put,
-    /// Ledger and ack.
-    Commit,
-}
-
-impl Stage {
-    /// All of them, in the order of a batch's life.
-    pub const ALL: [Stage; 6] =
-        [Self::Fetch, Self::Decode, Self::Forward, Self::Encode, Self::Put, Self::Commit];
-
-    /// Whether it is counted by images; the others are by batches.
-    pub fn is_of_images(self) -> bool {
-        matches!(self, Self::Fetch | Self::Decode | Self::Forward)
-    }
-
-    /// The label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fetch => "fetch",
-            Self::Decode => "decode",
-            Self::Forward => "forward",
-            Self::Encode => "encode",
-            Self::Put => "put",
-            Self::Commit => "commit",
-        }
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabel {
@@ -116,6 +77,8 @@ pub struct Meters {
     totals: [(AtomicU64, AtomicU64); Stage::ALL.len()],
     computed: AtomicU64,
     lanes: OnceLock<Lanes>,
+    /// Objects that may be read at once now.
+    fetches: AtomicUsize,
     ceilings: Family<StageLabel, Gauge<f64, AtomicU64>>,
 }
 
@@ -148,6 +111,7 @@ impl Meters {
             totals: Default::default(),
             computed: AtomicU64::new(0),
             lanes: OnceLock::new(),
+            fetches: AtomicUsize::new(0),
             ceilings: Family::default(),
             registry: Registry::default(),
         };
@@ -186,6 +150,11 @@ impl Meters {
         Self { registry, ..meters }
     }
 
+    /// Says how many objects may be read at once from now on.
+    pub fn set_fetches(&self, fetches: usize) {
+        self.fetches.store(fetches, Ordering::Relaxed);
+    }
+
     /// Says how many can be at each stage at once; only the first time counts.
     pub fn set_lanes(&self, lanes: Lanes) {
         let _said_before = self.lanes.set(lanes);
@@ -193,7 +162,14 @@ impl Meters {
 
     /// What each stage could do alone; `None` before the first image, and where nobody said how many lanes there are.
     pub fn ceilings(&self) -> Option<Ceilings> {
-        Ceilings::new(|stage| self.total(stage), self.computed(), *self.lanes.get()?)
+        let fetches = self.fetches.load(Ordering::Relaxed).max(1);
+        let lanes = Lanes { fetches, ..*self.lanes.get()? };
+        Ceilings::new(|stage| self.total(stage), self.computed(), lanes)
+    }
+
+    /// The stage that everything else waits for, as far as is known.
+    pub fn binding(&self) -> Option<Stage> {
+        Some(self.ceilings()?.binding())
     }
 
     /// Records `count` items that took `busy` in all in `stage`.

@@ -14,6 +14,7 @@ pub mod intake;
 pub mod journal;
 pub mod knees;
 pub mod meters;
+pub mod pace;
 pub mod pool;
 pub mod settle;
 pub mod sink;

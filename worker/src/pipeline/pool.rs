@@ -2,7 +2,7 @@
 //!
 //! After fetch, before the rows. On CPU devices one work-conserving pool does both: a thread runs a
 //! forward pass when a micro-batch is full and decodes otherwise, so cores are neither oversubscribed nor
-//! idle. A CUDA device has one thread of its own and the pool only decodes. Micro-batches are filled
+//! idle. A CUDA device has threads of its own and the pool only decodes. Micro-batches are filled
 //! across batches; a ragged one goes when nothing is on its way to fill it, or after [`LINGER`]. These are
 //! OS threads: nothing here may be called from, or block, a tokio thread.
 
@@ -41,8 +41,12 @@ const LINGER: Duration = Duration::from_millis(10);
 /// of its own while those of another model flow past.
 const MAX_LINGER: Duration = Duration::from_millis(500);
 
-/// Full micro-batches that may wait for a CUDA device before the decoders pause: one ready while one runs.
-const READY_PER_DEVICE: usize = 2;
+/// Full micro-batches that may wait for a CUDA device before the decoders pause: one ready for each of its threads.
+const READY_PER_DEVICE: usize = THREADS_PER_DEVICE;
+
+/// Threads of a CUDA device, each with a stream and page-locked memory of its own: one copies its micro-batch over, or
+/// files its rows, while the other's is computed.
+pub const THREADS_PER_DEVICE: usize = 2;
 
 /// Models whose size is known here; more are forgotten, the oldest first.
 const MODELS_SIZED: usize = 8;
@@ -59,7 +63,7 @@ pub struct PoolSettings {
     pub micro_batch: Rule,
     /// Whether the compute threads run forward passes too (CPU).
     pub forward_in_pool: bool,
-    /// Devices with a thread of their own.
+    /// Devices with [`THREADS_PER_DEVICE`] threads of their own.
     pub devices: usize,
 }
 
@@ -124,15 +128,19 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// The image is here.
-    pub fn arrived(self, image: Undecoded) {
-        self.pool.lock().undecoded.push_back(image);
+    /// The image is here; true if there was nothing to decode before it.
+    pub fn arrived(self, image: Undecoded) -> bool {
+        let mut state = self.pool.lock();
+        let awaited = state.undecoded.is_empty();
+        state.undecoded.push_back(image);
+        drop(state);
         if self.pool.settings.devices == 0 {
             self.pool.changed.notify_one();
         } else {
             // One would do, but it may be a device's thread, which does not decode.
             self.pool.changed.notify_all();
         }
+        awaited
     }
 }
 
@@ -209,7 +217,10 @@ impl Pool {
         };
         let threads = (0..settings.threads.max(1))
             .map(|i| spawn(format!("compute-{i}"), true, settings.forward_in_pool, 0))
-            .chain((0..settings.devices).map(|i| spawn(format!("device-{i}"), false, true, i)))
+            .chain((0..settings.devices * THREADS_PER_DEVICE).map(|i| {
+                let device = i / THREADS_PER_DEVICE;
+                spawn(format!("device-{device}-{}", i % THREADS_PER_DEVICE), false, true, device)
+            }))
             .collect();
         let threads = PoolThreads {
             pool: pool.clone(),
@@ -345,7 +356,9 @@ impl Pool {
         let began = Instant::now();
         trawl_common::failpoint::hit_blocking(trawl_common::failpoint::DECODE_BEFORE);
         let prepared = preprocess::prepare(&bytes, &batch.job.recipe, scratch);
-        self.meters.stage(Stage::Decode, began.elapsed(), 1);
+        let took = began.elapsed();
+        self.meters.stage(Stage::Decode, took, 1);
+        batch.spent(Stage::Decode, took);
         let size = bytes.len() as u64;
         drop((bytes, room));
         match prepared {

@@ -192,9 +192,13 @@ impl Pipeline {
             ConditionalPut::Unreliable { .. } => put_and_look(&*store, &key, part.bytes).await?,
         };
         trawl_common::failpoint::hit(trawl_common::failpoint::PUT_AFTER).await;
-        self.meters.stage(Stage::Put, began.elapsed(), 1);
+        let took = began.elapsed();
+        self.meters.stage(Stage::Put, took, 1);
         if outcome == PutOutcome::Created {
-            return Ok(part.footer.outcome());
+            let mut outcome = part.footer.outcome();
+            outcome.stages.spent(Stage::Encode, part.took);
+            outcome.stages.spent(Stage::Put, took);
+            return Ok(outcome);
         }
         let winner = part::read_footer(&*store, &key).await.map_err(|e| Failure::Output(describe(&e)))?;
         if !winner.is_of(&job.spec.job, job.spec.created_unix_ms) {

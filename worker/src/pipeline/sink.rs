@@ -5,7 +5,10 @@
 
 use super::{Pipeline, batch::OpenBatch, meters::Stage};
 use bytes::Bytes;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use trawl_common::{
     disposition::{Failure, describe},
     offload::offload,
@@ -21,6 +24,8 @@ pub struct EncodedPart {
     pub bytes: Bytes,
     /// Its footer.
     pub footer: PartFooter,
+    /// What encoding it took, which cannot be in the footer itself.
+    pub took: Duration,
 }
 
 impl Pipeline {
@@ -36,14 +41,18 @@ impl Pipeline {
         assert_eq!(rows.len(), batch.descriptor.images.len(), "one row for each planned image");
         let began = Instant::now();
         let (number, attempt) = (batch.descriptor.batch, self.next_attempt_id());
-        let footer = PartFooter::new(&batch.job.spec, number, attempt, self.worker.clone()).counted(&rows);
+        let mut footer =
+            PartFooter::new(&batch.job.spec, number, attempt, self.worker.clone()).counted(&rows);
+        footer.stages = batch.stages();
+        footer.stages.binding.extend(self.meters.binding().map(|stage| (stage, 1)));
         let columns = batch.job.columns;
         let encoded = offload(move || {
             let bytes = encode_part(&rows, columns, &footer)?;
-            Ok(EncodedPart { bytes, footer })
+            Ok((bytes, footer))
         });
-        let part = encoded.await.map_err(|e: PartError| Failure::Output(describe(&e)))?;
-        self.meters.stage(Stage::Encode, began.elapsed(), 1);
-        Ok(part)
+        let (bytes, footer) = encoded.await.map_err(|e: PartError| Failure::Output(describe(&e)))?;
+        let took = began.elapsed();
+        self.meters.stage(Stage::Encode, took, 1);
+        Ok(EncodedPart { bytes, footer, took })
     }
 }

@@ -23,6 +23,7 @@ use trawl_common::{
     job::{Decode, JobSpec, ModelRef, Orient, Precision, Truncated, hex_sha256},
     ledger::{JobState, Ledger, memory::MemoryLedger},
     location::Location,
+    model_file::ModelFile,
     planning::submit::{Enlisting, PUBLISH_WINDOW, enlist, open_output},
     results::{OutputLayout, part_rows::read_rows, row::Outcome, row::ResultRow},
     shutdown::Shutdown,
@@ -40,6 +41,7 @@ use trawl_worker::{
         fetch::{FetchLimits, Fetcher},
         knees::Knees,
         meters::{Meters, Stage},
+        pace::Reads,
         pool::{PoolSettings, PoolThreads},
         settle::SettleOrder,
         sizing::Rule,
@@ -66,7 +68,7 @@ struct Flaws {
 struct FakeLoader(Flaws);
 
 impl Loader for FakeLoader {
-    fn load(&self, _: &Path, _: &BundleSpec, _: Precision) -> Result<Vec<Box<dyn Model>>, ModelError> {
+    fn load(&self, _: &ModelFile, _: &BundleSpec, _: Precision) -> Result<Vec<Box<dyn Model>>, ModelError> {
         let Flaws { refuses, fits, kills_device } = self.0;
         Ok(vec![Box::new(FakeModel { refuses, fits, kills_device, ..FakeModel::default() })])
     }
@@ -156,7 +158,7 @@ impl Scene {
         let settings =
             PoolSettings { threads: 2, micro_batch: Rule::Fixed(4), forward_in_pool: true, devices: 0 };
         let (pool, threads) = start_pool(settings, Knees::none(), meters.clone());
-        let limits = FetchLimits { images: 3, bytes: 1 << 20, max_image_bytes: 1 << 20 };
+        let limits = FetchLimits { reads: Reads::Fixed(3), bytes: 1 << 20, max_image_bytes: 1 << 20 };
         let loader = Arc::new(FakeLoader(flaws));
         let cache = cache.to_owned();
         let pipeline = Pipeline {

@@ -125,11 +125,12 @@ fn both_models_keep_the_contract() {
     use trawl_worker::model::{self, Device, GraphPasses};
     rows_out_are_images_in(&FakeModel::default(), 300);
     let spec = BundleSpec::read(Path::new(BUNDLE)).unwrap();
-    let model = model::load(Path::new(BUNDLE), &spec, Device::Cpu, Precision::Fp32, GraphPasses::On).unwrap();
+    let model =
+        model::load(Path::new(BUNDLE), &spec, Device::Cpu, Precision::Fp32, GraphPasses::On, None).unwrap();
     rows_out_are_images_in(&model, 64 * 64 * 3);
     let fake = FakeModel { refuses: Some(0), ..FakeModel::default() };
     assert!(matches!(fake.forward(&[&[0, 1]]), Err(ModelError::Forward(_))));
     assert_eq!(fake.passes.load(Ordering::Relaxed), 1);
-    let half = model::load(Path::new(BUNDLE), &spec, Device::Cpu, Precision::Fp16, GraphPasses::On);
+    let half = model::load(Path::new(BUNDLE), &spec, Device::Cpu, Precision::Fp16, GraphPasses::On, None);
     assert!(matches!(half, Err(ModelError::Device(_))));
 }

@@ -47,6 +47,7 @@ use trawl_worker::{
         Pipeline,
         fetch::{FetchLimits, Fetcher},
         meters::Meters,
+        pace::Reads,
         pool::{PoolSettings, PoolThreads},
         settle::SettleOrder,
         sizing::Rule,
@@ -244,7 +245,7 @@ impl Fleet {
             devices: 0,
         };
         let (pool, threads) = start_pool_as_task(settings, meters.clone(), self.scenario.pace);
-        let limits = FetchLimits { images: 4, bytes: 1 << 20, max_image_bytes: 1 << 20 };
+        let limits = FetchLimits { reads: Reads::Fixed(4), bytes: 1 << 20, max_image_bytes: 1 << 20 };
         let stores = self.stores(line);
         let killer = self.scenario.killer.and_then(|killer| self.photos[killer].1.pixels);
         let loader = Arc::new(Counting { line: line.clone(), computed: self.computed.clone(), killer });
@@ -366,7 +367,7 @@ struct Counting {
 }
 
 impl Loader for Counting {
-    fn load(&self, _: &Path, _: &BundleSpec, _: Precision) -> Result<Vec<Box<dyn Model>>, ModelError> {
+    fn load(&self, _: &ModelFile, _: &BundleSpec, _: Precision) -> Result<Vec<Box<dyn Model>>, ModelError> {
         Ok(vec![Box::new(self.clone())])
     }
 }

@@ -4,7 +4,8 @@
 
 use crate::{
     job::JobId,
-    ledger::{JobState, memory::JobCounters},
+    ledger::{BatchOutcome, JobState, counters::JobCounters},
+    stages::{Stage, StageTimes},
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -66,6 +67,7 @@ pub(super) fn parse_counters(stored: Stored) -> Option<Result<(JobCounters, u64)
         images_failed: number("failed"),
         // A code of a later version has no name here; the counters still hold its images.
         errors: errors.into_iter().filter_map(|(code, n)| Some((code.parse().ok()?, n))).collect(),
+        stages: stages(&meta),
         first: meta.contains_key("first_ms").then(|| (number("first_ms"), number("first_images"))),
         last_ms: number("last_ms"),
         buckets,
@@ -73,4 +75,29 @@ pub(super) fn parse_counters(stored: Stored) -> Option<Result<(JobCounters, u64)
         queue: meta.get("queue").cloned().unwrap_or_default(),
     };
     Some(Ok((counters, now_ms)))
+}
+
+/// Before the name of a stage, in a job's meta hash: microseconds spent in it.
+const SPENT: &str = "us:";
+
+/// Before the name of a stage, in a job's meta hash: batches whose workers waited for it.
+const BINDING: &str = "binding:";
+
+fn stages(meta: &HashMap<String, String>) -> StageTimes {
+    let of = |prefix: &str| {
+        let value = |stage: Stage| meta.get(&format!("{prefix}{stage}"))?.parse().ok();
+        Stage::ALL.into_iter().filter_map(|stage| Some((stage, value(stage)?))).collect()
+    };
+    StageTimes { us: of(SPENT), binding: of(BINDING) }
+}
+
+/// What a batch or a whole job adds or says besides its images: the number of codes, codes with their counts, and
+/// fields of the meta hash with their values. As `complete.lua` and `finalized.lua` take it.
+pub(super) fn outcome_arguments(outcome: &BatchOutcome) -> Vec<String> {
+    let mut arguments = vec![outcome.errors.len().to_string()];
+    arguments.extend(outcome.errors.iter().flat_map(|(code, n)| [code.to_string(), n.to_string()]));
+    for (prefix, values) in [(SPENT, &outcome.stages.us), (BINDING, &outcome.stages.binding)] {
+        arguments.extend(values.iter().flat_map(|(stage, n)| [format!("{prefix}{stage}"), n.to_string()]));
+    }
+    arguments
 }

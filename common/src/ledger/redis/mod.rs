@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use connection::Connection;
 pub use connection::EvictionPolicy;
 use futures::{StreamExt, TryStreamExt, stream};
-use keys::{Keys, Stored, parse_counters, parse_state};
+use keys::{Keys, Stored, outcome_arguments, parse_counters, parse_state};
 use redis::{Client, FromRedisValue, RedisResult, Script, aio::ConnectionManager};
 use std::{
     sync::{Arc, LazyLock, Mutex},
@@ -169,8 +169,8 @@ impl Ledger for RedisLedger {
                 let mut call = COMPLETE.key(&keys.meta);
                 call.key(&keys.done).key(&keys.errors).key(&keys.rate).key(&keys.claims).key(&keys.claimers);
                 call.arg(batch.0).arg(outcome.images_ok).arg(outcome.images_failed);
-                for (code, n) in &outcome.errors {
-                    call.arg(code.as_str()).arg(n);
+                for argument in outcome_arguments(outcome) {
+                    call.arg(argument);
                 }
                 async move { call.invoke_async::<(i64, bool, bool)>(&mut link).await }
             })
@@ -317,8 +317,11 @@ mod tests {
     fn constants_of_the_scripts_are_those_of_the_ledger_in_memory() {
         let script = include_str!("../scripts/complete.lua");
         assert!(
-            script.contains(&format!("local BUCKET_SECONDS = {}\n", crate::ledger::memory::BUCKET_MS / 1000))
+            script
+                .contains(&format!("local BUCKET_SECONDS = {}\n", crate::ledger::counters::BUCKET_MS / 1000))
         );
-        assert!(script.contains(&format!("local BUCKETS_KEPT = {}\n", crate::ledger::memory::BUCKETS_KEPT)));
+        assert!(
+            script.contains(&format!("local BUCKETS_KEPT = {}\n", crate::ledger::counters::BUCKETS_KEPT))
+        );
     }
 }

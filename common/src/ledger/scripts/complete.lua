@@ -1,6 +1,7 @@
 -- Records a finished batch and ends its claim. Only the call that turns its bit on moves the counters.
 -- KEYS: meta, done (one bit a batch), errors, rate (images by 10-second bucket), claims, claimers.
--- ARGV: batch number, images ok, images failed, then pairs of error code and count.
+-- ARGV: batch number, images ok, images failed, number of codes, as many pairs of error code and count, then pairs
+-- of a field of meta and what it grows by (the stages' times).
 -- Returns first (1 or 0), 1 if the plan is at its end and every batch of it is done, and 1 if a plan was announced.
 -- Returns -1 if the job is unknown, or if some of its keys are gone (evicted): the rest is removed then, because
 -- a bitmap without its bits would count batches twice.
@@ -38,8 +39,9 @@ if first then
   redis.call('HINCRBY', meta, 'done', 1)
   redis.call('HINCRBY', meta, 'ok', ARGV[2])
   redis.call('HINCRBY', meta, 'failed', ARGV[3])
-  for i = 4, #ARGV, 2 do
-    redis.call('HINCRBY', KEYS[3], ARGV[i], ARGV[i + 1])
+  local codes_end = 4 + 2 * tonumber(ARGV[4])
+  for i = 5, #ARGV, 2 do
+    redis.call('HINCRBY', i < codes_end and KEYS[3] or meta, ARGV[i], ARGV[i + 1])
   end
   local time = redis.call('TIME')
   local seconds = tonumber(time[1])
