@@ -23,6 +23,7 @@ pub mod failpoint;
 #[cfg(any(test, feature = "testing"))]
 pub mod faults;
 pub mod finalize;
+pub mod fleet;
 pub mod job;
 pub mod ledger;
 pub mod location;

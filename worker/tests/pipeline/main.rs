@@ -39,6 +39,7 @@ use trawl_worker::{
     pipeline::{
         Drained, Pipeline,
         fetch::{FetchLimits, Fetcher},
+        in_hand::InHand,
         knees::Knees,
         meters::{Meters, Stage},
         pace::Reads,
@@ -177,6 +178,7 @@ impl Scene {
             reclaim_after: None,
             stalled: Stalled::default(),
             begun: None,
+            in_hand: InHand::default(),
             device_lost: CancellationToken::new(),
             order: SettleOrder::default(),
         };
