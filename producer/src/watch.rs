@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use trawl_common::{
     broker::Broker,
     config::{OutputFormat, exit},
+    fleet::redis::RedisFleet,
     job::JobId,
     ledger::{JobState, Ledger, LedgerError, Progress},
 };
@@ -44,7 +45,8 @@ pub async fn run(cx: &Context, name: Option<&str>, strict: bool, out: &mut dyn W
     };
     // A watch without the broker is a watch all the same; it only cannot say why nothing moves.
     let broker = connect::broker(&cx.services).await.ok();
-    let feed = Feed { ledger: &ledger, broker: broker.as_ref().map(|b| b as &dyn Broker) };
+    let fleet = RedisFleet::beside(&ledger);
+    let feed = Feed { ledger: &ledger, fleet: &fleet, broker: broker.as_ref().map(|b| b as &dyn Broker) };
     if cx.output == OutputFormat::Text && screen::is_there() {
         let stop = &cx.shutdown.draining;
         let watched = Watched { feed, scope, strict, stop, look: Look::of_stderr() };
@@ -73,7 +75,7 @@ async fn one(
     strict: bool,
     out: &mut dyn Write,
 ) -> Result<u8, Stop> {
-    let Feed { ledger, broker } = feed;
+    let Feed { ledger, broker, .. } = feed;
     let following = Following { ledger, broker, job, strict, stop: &cx.shutdown.draining };
     let ended = match cx.output {
         OutputFormat::Json => follow::follow(&following, &mut JsonLines::new(out, io::stderr())).await,

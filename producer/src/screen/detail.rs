@@ -33,10 +33,9 @@ pub fn lines(
     at: (Instant, u64),
 ) -> Vec<Line<'static>> {
     let (now, unix_ms) = at;
-    let Some(standing) = &state.shown else {
+    let Some(p) = &state.shown else {
         return vec![Line::from("asking the ledger")];
     };
-    let p = &standing.progress;
     let mut lines: Vec<(Weight, Line<'static>)> = vec![
         (1, title(p, look, unix_ms)),
         (
@@ -52,11 +51,8 @@ pub fn lines(
         (3, pace(state, p, look, width)),
         (4, queue(state, p, look)),
     ];
-    if let Some(stages) = &standing.stages
-        && !stages.is_empty()
-    {
-        let binding = standing.binding.as_deref();
-        lines.push((5, stage_times(stages.iter().map(|(name, ms)| (name.as_str(), *ms)), binding, look)));
+    if !p.stages.is_empty() {
+        lines.push((5, stage_times(p, look)));
     }
     if p.images_failed > 0 {
         lines.push((6, field(look, "failures", vec![Span::styled(report::errors(p), look.bad())])));
@@ -140,40 +136,35 @@ fn queue(state: &State, p: &Progress, look: Look) -> Line<'static> {
         format!("{} of {} done", text::count(p.batches_done), text::count(p.batches_planned)),
         format!("{} in hand", text::count(state.claims.len() as u64)),
     ];
-    if let Some(lane) = &state.lane {
-        if let Some(depth) = &lane.depth {
+    if let Some(around) = &state.around {
+        if let Some(depth) = &around.depth {
             let queue = text::printable(&p.queue);
             words.push(format!("{} ready in queue {queue}", text::count(depth.ready)));
             words.push(text::counted(depth.consumers, "consumer", "consumers"));
         }
-        if let Some(dead) = lane.dead {
+        if let Some(dead) = around.dead {
             words.push(text::counted(dead, "dead letter", "dead letters"));
         }
     }
     field(look, "batches", vec![words.join(look.dot()).into()])
 }
 
-fn stage_times<'a>(
-    stages: impl Iterator<Item = (&'a str, f64)>,
-    binding: Option<&str>,
-    look: Look,
-) -> Line<'static> {
-    // In the order of a batch's life; what is not known by name comes last.
-    const ORDER: [&str; 6] = ["fetch", "decode", "forward", "encode", "put", "commit"];
-    let mut stages: Vec<(&str, f64)> = stages.collect();
-    stages.sort_by_key(|(name, _)| ORDER.iter().position(|known| known == name).unwrap_or(ORDER.len()));
+fn stage_times(p: &Progress, look: Look) -> Line<'static> {
     let mut value = Vec::new();
-    for (name, ms) in stages {
+    for (stage, ms) in &p.stages {
         if !value.is_empty() {
             value.push(Span::raw(look.dot()));
         }
-        let shown = format!("{} {ms:.2}", text::printable(name));
-        let binds = binding == Some(name);
-        value.push(if binds { Span::styled(shown, look.warning()) } else { Span::raw(shown) });
+        let shown = format!("{stage} {ms:.2}");
+        value.push(if p.binding == Some(*stage) {
+            Span::styled(shown, look.warning())
+        } else {
+            Span::raw(shown)
+        });
     }
     value.push(Span::styled(" ms/image", look.label()));
-    if let Some(binding) = binding {
-        value.push(Span::styled(format!("  {} binds", text::printable(binding)), look.warning()));
+    if let Some(binding) = p.binding {
+        value.push(Span::styled(format!("  {binding} binds"), look.warning()));
     }
     field(look, "stages", value)
 }
@@ -187,14 +178,14 @@ fn warnings(state: &State, p: &Progress, now: Instant) -> Vec<String> {
             text::seconds(Duration::as_secs_f64(&silence))
         ));
     }
-    let Some(lane) = &state.lane else { return warnings };
+    let Some(around) = &state.around else { return warnings };
     let at_work = matches!(p.state, JobState::Enqueuing | JobState::Running);
-    if at_work && lane.depth.is_some_and(|depth| depth.consumers == 0) {
+    if at_work && around.depth.is_some_and(|depth| depth.consumers == 0) {
         let queue = text::printable(&p.queue);
         warnings
             .push(format!("no worker takes from queue {queue}: start one with trawl-worker --queue {queue}"));
     }
-    if at_work && lane.dead.is_some_and(|dead| dead > 0) {
+    if at_work && around.dead.is_some_and(|dead| dead > 0) {
         warnings.push(format!("batches may be among the dead letters: trawl dead list --job {}", p.job));
     }
     warnings

@@ -102,8 +102,7 @@ fn heights(total: u16, all: bool, jobs: usize) -> Heights {
 
 fn tiny(frame: &mut Frame<'_>, state: &State, area: Rect) {
     let line = match &state.shown {
-        Some(standing) => {
-            let p = &standing.progress;
+        Some(p) => {
             let done = p.images_ok + p.images_failed;
             let share = text::percent(done, p.images_planned);
             format!("{share} {}/s {}", text::rate(p.images_per_second), report::state(p.state))
@@ -162,7 +161,7 @@ fn jobs_table(frame: &mut Frame<'_>, state: &State, look: Look, area: Rect, unix
 fn workers_table(frame: &mut Frame<'_>, state: &State, look: Look, area: Rect) {
     let workers = state.workers();
     let name = |worker: &CrewMember| Cell::from(text::printable(&worker.name));
-    if state.crew.is_none() {
+    if state.registered().is_none() {
         // All that batches in hand can say.
         let row = |w: &CrewMember| Row::new([name(w), right(w.in_hand.to_string()), right(age(w.oldest_ms))]);
         let rows: Vec<Row<'_>> = workers.iter().map(row).collect();

@@ -1,4 +1,4 @@
-//! Asks the ledger and the broker what the screen shows.
+//! Asks the ledger, the registry of workers and the broker what the screen shows.
 //!
 //! Only reads. An answer that does not come is the screen's to say; here nothing waits for longer than it must,
 //! and the broker, which is a bonus, never holds up the ledger.
@@ -7,6 +7,7 @@ use super::state::Scope;
 use std::{collections::BTreeMap, time::Duration};
 use trawl_common::{
     broker::{Broker, QueueDepth},
+    fleet::{Fleet, Heard},
     job::{JobId, QueueName},
     ledger::{Claim, Ledger, LedgerError, Progress},
 };
@@ -17,26 +18,11 @@ pub const MOST_JOBS: usize = 100;
 /// Batches in hand that are listed.
 const MOST_CLAIMS: usize = 500;
 
+/// Workers that are listed.
+const MOST_WORKERS: usize = 1000;
+
 /// For an answer of the broker.
 const BROKER_PATIENCE: Duration = Duration::from_secs(3);
-
-/// A job with what is known beyond its counters.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Standing {
-    /// The counters.
-    pub progress: Progress,
-    /// Milliseconds an image by stage, if somebody measured them.
-    pub stages: Option<BTreeMap<String, f64>>,
-    /// The stage that the others wait for, if that is known.
-    pub binding: Option<String>,
-}
-
-impl Standing {
-    /// What the counters alone say.
-    pub fn of(progress: Progress) -> Self {
-        Self { progress, stages: None, binding: None }
-    }
-}
 
 /// A worker, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -60,6 +46,27 @@ pub struct CrewMember {
 }
 
 impl CrewMember {
+    /// A worker as it says itself.
+    pub fn of(heard: &Heard) -> Self {
+        let report = &heard.report;
+        let busiest = report.busy.iter().max_by(|a, b| a.1.total_cmp(b.1));
+        let remark = match (heard.is_silent(), report.draining) {
+            (true, _) => Some("silent"),
+            (false, true) => Some("draining"),
+            (false, false) => None,
+        };
+        Self {
+            name: report.worker.clone(),
+            device: Some(report.device.clone()),
+            rate: Some(report.images_per_second),
+            busiest: busiest.filter(|(_, share)| **share > 0.0).map(|(stage, share)| (stage.clone(), *share)),
+            in_hand: report.in_flight.len(),
+            heard_ms: Some(heard.age_ms),
+            oldest_ms: report.in_flight.iter().map(|batch| batch.age_ms).max(),
+            remark: remark.map(str::to_owned),
+        }
+    }
+
     /// The workers that have one of these batches, by name.
     pub fn from_claims(claims: &[Claim]) -> Vec<Self> {
         let mut workers = BTreeMap::<&str, Self>::new();
@@ -78,22 +85,22 @@ pub struct LedgerAnswer {
     /// The jobs, the newest first, if all are watched.
     pub jobs: Vec<Progress>,
     /// The job that was asked about, if it is known.
-    pub shown: Option<Standing>,
+    pub shown: Option<Progress>,
     /// Its batches in hand, the oldest first.
     pub claims: Vec<Claim>,
-    /// The fleet, if it is registered.
-    pub crew: Option<Vec<CrewMember>>,
 }
 
-/// What the broker said about a lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lane {
-    /// Its name.
+/// What is asked beside the ledger, and less often. All of it is a bonus.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Surroundings {
+    /// The lane that was asked about.
     pub queue: String,
     /// What it holds; `None` if there is no such queue or no answer.
     pub depth: Option<QueueDepth>,
     /// Dead letters, of all lanes; `None` without an answer.
     pub dead: Option<u64>,
+    /// The workers, by name; `None` without an answer.
+    pub crew: Option<Vec<CrewMember>>,
 }
 
 /// Who is asked.
@@ -101,6 +108,8 @@ pub struct Lane {
 pub struct Feed<'a> {
     /// The ledger.
     pub ledger: &'a dyn Ledger,
+    /// The registry of workers.
+    pub fleet: &'a dyn Fleet,
     /// The broker, if it could be reached.
     pub broker: Option<&'a dyn Broker>,
 }
@@ -124,18 +133,24 @@ impl Feed<'_> {
             Some(progress) => self.ledger.claims(&progress.job, MOST_CLAIMS).await.unwrap_or_default(),
             None => Vec::new(),
         };
-        Ok(LedgerAnswer { jobs, shown: shown.map(Standing::of), claims, crew: None })
+        Ok(LedgerAnswer { jobs, shown, claims })
     }
 
-    /// Asks the broker about a lane.
-    pub async fn lane(&self, queue: String) -> Lane {
-        let (Some(broker), Ok(name)) = (self.broker, queue.parse::<QueueName>()) else {
-            return Lane { queue, depth: None, dead: None };
-        };
+    /// Asks about a lane and the workers: those of the lane if one job is watched, else all.
+    pub async fn surroundings(&self, scope: Scope, queue: String) -> Surroundings {
+        let ((depth, dead), crew) = tokio::join!(self.lane(&queue), self.fleet.workers(MOST_WORKERS));
+        let takes_part = |heard: &Heard| scope == Scope::All || heard.report.queues.contains(&queue);
+        let crew =
+            crew.ok().map(|crew| crew.iter().filter(|heard| takes_part(heard)).map(CrewMember::of).collect());
+        Surroundings { queue, depth, dead, crew }
+    }
+
+    async fn lane(&self, queue: &str) -> (Option<QueueDepth>, Option<u64>) {
+        let (Some(broker), Ok(name)) = (self.broker, queue.parse::<QueueName>()) else { return (None, None) };
         let asked = async { tokio::join!(broker.depth(&name), broker.dead_depth()) };
         match tokio::time::timeout(BROKER_PATIENCE, asked).await {
-            Ok((depth, dead)) => Lane { queue, depth: depth.ok().flatten(), dead: dead.ok() },
-            Err(_) => Lane { queue, depth: None, dead: None },
+            Ok((depth, dead)) => (depth.ok().flatten(), dead.ok()),
+            Err(_) => (None, None),
         }
     }
 }
@@ -146,6 +161,7 @@ mod tests {
     use trawl_common::{
         batch::BatchNumber,
         broker::memory::MemoryBroker,
+        fleet::{WorkerReport, memory::MemoryFleet},
         ledger::{JobRecord, memory::MemoryLedger},
     };
 
@@ -173,16 +189,46 @@ mod tests {
             ledger.claim(&record.job, BatchNumber(1), job).await.unwrap();
         }
         broker.ensure_queue(&"default".parse().unwrap()).await.unwrap();
-        let feed = Feed { ledger: &ledger, broker: Some(&broker) };
+        let fleet = MemoryFleet::default();
+        for (worker, queue) in [("w1", "default"), ("w2", "gpu")] {
+            let report =
+                WorkerReport { worker: worker.into(), queues: vec![queue.into()], ..WorkerReport::default() };
+            fleet.report(&report).await.unwrap();
+        }
+        let feed = Feed { ledger: &ledger, fleet: &fleet, broker: Some(&broker) };
         let all = feed.ledger(Scope::All, None).await.unwrap();
         assert_eq!((all.jobs.len(), all.claims[0].worker.as_str()), (2, "job-2"));
         let other = feed.ledger(Scope::All, Some("job-1".parse().unwrap())).await.unwrap();
         assert_eq!(other.claims[0].worker, "job-1");
         let none = feed.ledger(Scope::One("job-9".parse().unwrap()), None).await.unwrap();
         assert!(none.shown.is_none() && none.claims.is_empty());
-        let lane = feed.lane("default".into()).await;
-        assert_eq!((lane.depth, lane.dead), (Some(QueueDepth::default()), Some(0)));
+        let around = feed.surroundings(Scope::One("job-1".parse().unwrap()), "default".into()).await;
+        assert_eq!((around.depth, around.dead), (Some(QueueDepth::default()), Some(0)));
+        let names =
+            |crew: Option<Vec<CrewMember>>| crew.unwrap().into_iter().map(|w| w.name).collect::<Vec<_>>();
+        assert_eq!(names(around.crew), ["w1"], "those of the job's lane");
         let alone = Feed { broker: None, ..feed };
-        assert_eq!(alone.lane("default".into()).await.dead, None);
+        let around = alone.surroundings(Scope::All, "default".into()).await;
+        assert_eq!((around.depth, around.dead, names(around.crew).len()), (None, None, 2));
+    }
+
+    #[test]
+    fn a_worker_is_shown_as_it_says_itself() {
+        let report = WorkerReport {
+            worker: "w".into(),
+            busy: [("decode".to_owned(), 0.5), ("forward".to_owned(), 0.9)].into(),
+            draining: true,
+            ..WorkerReport::default()
+        };
+        let mut heard = Heard { report, age_ms: 100 };
+        let shown = CrewMember::of(&heard);
+        assert_eq!(
+            (shown.busiest, shown.remark),
+            (Some(("forward".to_owned(), 0.9)), Some("draining".into()))
+        );
+        heard.age_ms = 60_000;
+        heard.report.busy = [("decode".to_owned(), 0.0)].into();
+        let shown = CrewMember::of(&heard);
+        assert_eq!((shown.busiest, shown.remark), (None, Some("silent".into())));
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     errors::Stop,
     follow::{Follower, POLL, interrupted},
 };
-use feed::{Feed, Lane, LedgerAnswer};
+use feed::{Feed, LedgerAnswer, Surroundings};
 use futures::future::BoxFuture;
 use keys::{Action, Keys};
 use look::Look;
@@ -32,8 +32,8 @@ use trawl_common::{
     ledger::{LedgerError, Progress},
 };
 
-/// The broker is asked once in so many looks at the ledger: its numbers move slower.
-const LOOKS_A_LANE: u64 = 4;
+/// The broker and the registry of workers are asked once in so many looks at the ledger: they move slower.
+const LOOKS_A_SURVEY: u64 = 4;
 
 /// What is watched, and how.
 pub struct Watched<'a> {
@@ -59,7 +59,7 @@ pub enum Ended {
 }
 
 type Asking<'a> = Option<BoxFuture<'a, Result<LedgerAnswer, LedgerError>>>;
-type AskingLane<'a> = Option<BoxFuture<'a, Lane>>;
+type AskingAround<'a> = Option<BoxFuture<'a, Surroundings>>;
 
 /// Watches until the job ends or somebody leaves. The terminal is given back in any case.
 ///
@@ -76,7 +76,7 @@ pub async fn run(w: &Watched<'_>) -> Result<Ended, Stop> {
     }
     let mut screen = Screen::enter().map_err(terminal_gone)?;
     let mut keys = Keys::listen().map_err(terminal_gone)?;
-    let (mut asking, mut asking_lane): (Asking<'_>, AskingLane<'_>) = (None, None);
+    let (mut asking, mut asking_around): (Asking<'_>, AskingAround<'_>) = (None, None);
     let mut tick = interval(POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looks = 0_u64;
@@ -97,7 +97,7 @@ pub async fn run(w: &Watched<'_>) -> Result<Ended, Stop> {
                 Action::Redraw => screen.clear().map_err(terminal_gone)?,
                 action => if state.press(action) {
                     // What was asked about another job is not waited for.
-                    (asking, asking_lane, looks) = (None, None, 0);
+                    (asking, asking_around, looks) = (None, None, 0);
                     tick.reset_immediately();
                 }
             },
@@ -107,9 +107,9 @@ pub async fn run(w: &Watched<'_>) -> Result<Ended, Stop> {
                     return Ok(ended);
                 }
             }
-            lane = answered(&mut asking_lane) => {
-                asking_lane = None;
-                state.absorb_lane(lane);
+            around = answered(&mut asking_around) => {
+                asking_around = None;
+                state.absorb_around(around);
             }
             _ = tick.tick() => {
                 if asking.is_none() {
@@ -117,11 +117,10 @@ pub async fn run(w: &Watched<'_>) -> Result<Ended, Stop> {
                     asking = Some(Box::pin(w.feed.ledger(w.scope.clone(), selected)));
                 }
                 if let Some(shown) = &state.shown
-                    && asking_lane.is_none()
-                    && w.feed.broker.is_some()
-                    && looks.is_multiple_of(LOOKS_A_LANE)
+                    && asking_around.is_none()
+                    && looks.is_multiple_of(LOOKS_A_SURVEY)
                 {
-                    asking_lane = Some(Box::pin(w.feed.lane(shown.progress.queue.clone())));
+                    asking_around = Some(Box::pin(w.feed.surroundings(w.scope.clone(), shown.queue.clone())));
                 }
                 looks += 1;
             }
@@ -173,7 +172,7 @@ fn judge(
     };
     let asked = match answer {
         Ok(answer) => {
-            let progress = answer.shown.as_ref().map(|standing| standing.progress.clone());
+            let progress = answer.shown.clone();
             if progress.is_some() {
                 state.absorb(answer, now);
             }

@@ -4,7 +4,7 @@
 //! [`super::feed`] does.
 
 use super::{
-    feed::{CrewMember, Lane, LedgerAnswer, Standing},
+    feed::{CrewMember, LedgerAnswer, Surroundings},
     keys::Action,
     trace::Trace,
 };
@@ -57,13 +57,11 @@ pub struct State {
     /// The jobs, the newest first; empty if one is watched.
     pub jobs: Vec<Progress>,
     /// The job that is shown in full.
-    pub shown: Option<Standing>,
+    pub shown: Option<Progress>,
     /// Its batches in hand, the oldest first.
     pub claims: Vec<Claim>,
-    /// Its lane, if the broker has answered.
-    pub lane: Option<Lane>,
-    /// The workers of the fleet; `None` if nobody registers them.
-    pub crew: Option<Vec<CrewMember>>,
+    /// Its lane and the workers, if they were asked about already.
+    pub around: Option<Surroundings>,
     /// Whether the keys are shown.
     pub help: bool,
     /// The table that the keys move in.
@@ -87,8 +85,7 @@ impl State {
             jobs: Vec::new(),
             shown: None,
             claims: Vec::new(),
-            lane: None,
-            crew: None,
+            around: None,
             help: false,
             focus,
             rows: BTreeMap::new(),
@@ -114,25 +111,22 @@ impl State {
                 self.selected = self.jobs.first().map(|job| job.job.clone());
             }
         }
-        let seen = self.jobs.iter().chain(answer.shown.as_ref().map(|standing| &standing.progress));
+        let seen = self.jobs.iter().chain(answer.shown.as_ref());
         for progress in seen {
             let done = progress.images_ok + progress.images_failed;
             self.traces.entry(progress.job.clone()).or_default().note(now, done);
         }
-        if let Some(crew) = answer.crew {
-            self.crew = Some(crew);
-        }
         // An answer about a job that was left meanwhile is about another one.
-        if answer.shown.as_ref().map(|standing| &standing.progress.job) == self.selected.as_ref() {
+        if answer.shown.as_ref().map(|shown| &shown.job) == self.selected.as_ref() {
             self.shown = answer.shown;
             self.claims = answer.claims;
         }
     }
 
-    /// Takes an answer of the broker.
-    pub fn absorb_lane(&mut self, lane: Lane) {
-        if self.shown.as_ref().is_some_and(|standing| standing.progress.queue == lane.queue) {
-            self.lane = Some(lane);
+    /// Takes an answer about what is around the job.
+    pub fn absorb_around(&mut self, around: Surroundings) {
+        if self.shown.as_ref().is_some_and(|shown| shown.queue == around.queue) {
+            self.around = Some(around);
         }
     }
 
@@ -189,7 +183,16 @@ impl State {
 
     /// The workers that are known, from the fleet's registry or else from who has batches in hand.
     pub fn workers(&self) -> Vec<CrewMember> {
-        self.crew.clone().unwrap_or_else(|| CrewMember::from_claims(&self.claims))
+        match self.registered() {
+            Some(crew) => crew.to_vec(),
+            None => CrewMember::from_claims(&self.claims),
+        }
+    }
+
+    /// The workers that registered themselves; `None` if none did although some are at work.
+    pub fn registered(&self) -> Option<&[CrewMember]> {
+        let crew = self.around.as_ref()?.crew.as_ref()?;
+        (!crew.is_empty() || self.claims.is_empty()).then_some(crew)
     }
 
     fn position(&self, job: &JobId) -> Option<usize> {
@@ -213,10 +216,10 @@ impl State {
         if job.is_none() || job == self.selected {
             return false;
         }
-        self.shown = self.jobs.get(row).cloned().map(Standing::of);
+        self.shown = self.jobs.get(row).cloned();
         self.selected = job;
         self.claims.clear();
-        self.lane = None;
+        self.around = None;
         true
     }
 
@@ -257,7 +260,7 @@ mod tests {
     fn all(names: &[&str]) -> State {
         let mut state = State::new(Scope::All, Instant::now());
         let jobs: Vec<Progress> = names.iter().map(|name| job(name, 1)).collect();
-        let shown = jobs.first().cloned().map(Standing::of);
+        let shown = jobs.first().cloned();
         state.absorb(LedgerAnswer { jobs, shown, ..LedgerAnswer::default() }, Instant::now());
         state
     }
@@ -269,7 +272,7 @@ mod tests {
         assert!(state.press(Action::Move(1)), "another job is asked about");
         assert_eq!((state.selected().unwrap().as_str(), state.row(Table::Jobs)), ("job-2", 1));
         assert!(state.press(Action::Last) && !state.press(Action::Move(1)), "the end is the end");
-        assert_eq!(state.shown.as_ref().unwrap().progress.job.as_str(), "job-1");
+        assert_eq!(state.shown.as_ref().unwrap().job.as_str(), "job-1");
         // A newer job moves the row and not the selection.
         let jobs: Vec<Progress> =
             ["job-4", "job-3", "job-2", "job-1"].iter().map(|name| job(name, 2)).collect();
@@ -285,10 +288,9 @@ mod tests {
         let mut state = all(&["job-2", "job-1"]);
         state.press(Action::Move(1));
         let jobs = vec![job("job-2", 5), job("job-1", 5)];
-        let late =
-            LedgerAnswer { shown: Some(Standing::of(job("job-2", 5))), jobs, ..LedgerAnswer::default() };
+        let late = LedgerAnswer { shown: Some(job("job-2", 5)), jobs, ..LedgerAnswer::default() };
         state.absorb(late, Instant::now());
-        assert_eq!(state.shown.unwrap().progress.job.as_str(), "job-1");
+        assert_eq!(state.shown.unwrap().job.as_str(), "job-1");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     report::tests::progress,
-    screen::feed::{CrewMember, Lane, LedgerAnswer, Standing},
+    screen::feed::{CrewMember, LedgerAnswer, Surroundings},
     screen::keys::Action,
 };
 use ratatui::{Terminal, backend::TestBackend, style::Color};
@@ -20,24 +20,24 @@ fn claim(batch: u64, worker: &str, age_ms: u64) -> Claim {
     Claim { batch: BatchNumber(batch), worker: worker.into(), age_ms }
 }
 
-fn standing(name: &str) -> Standing {
-    Standing {
-        progress: Progress { job: name.parse().unwrap(), ..progress(JobState::Running) },
-        stages: Some([("forward".to_owned(), 3.1), ("decode".to_owned(), 1.234)].into()),
-        binding: Some("forward".to_owned()),
-    }
+fn standing(name: &str) -> Progress {
+    Progress { job: name.parse().unwrap(), ..progress(JobState::Running) }
 }
 
 fn state(scope: &Scope) -> State {
     let mut state = State::new(scope.clone(), Instant::now());
     let jobs = match scope {
-        Scope::All => ["job-1", "job-0"].map(|name| standing(name).progress).to_vec(),
+        Scope::All => ["job-1", "job-0"].map(standing).to_vec(),
         Scope::One(_) => Vec::new(),
     };
     let claims = vec![claim(7, "host-b", 95_000), claim(9, "host-a", 2_000)];
-    let answer = LedgerAnswer { jobs, shown: Some(standing("job-1")), claims, crew: None };
+    let answer = LedgerAnswer { jobs, shown: Some(standing("job-1")), claims };
     state.absorb(answer, Instant::now());
     state
+}
+
+fn around(depth: Option<QueueDepth>, dead: Option<u64>, crew: Option<Vec<CrewMember>>) -> Surroundings {
+    Surroundings { queue: "default".into(), depth, dead, crew }
 }
 
 fn one() -> State {
@@ -74,7 +74,7 @@ fn one_job_in_full() {
     assert_eq!(lines[4], "         490 ok, 10 failed, 500 to go");
     assert_eq!(lines[5], "rate         50/s   10s left");
     assert_eq!(lines[6], "batches  2 of 4 done, 2 in hand");
-    assert_eq!(lines[7], "stages   decode 1.23, forward 3.10 ms/image  forward binds");
+    assert_eq!(lines[7], "stages   decode 1.50, forward 12.25 ms/image  forward binds");
     assert_eq!(lines[8], "failures not_an_image 7, truncated 3");
     let workers = position(&lines, "WORKER");
     assert!(lines[workers + 1].starts_with("host-a") && lines[workers + 2].ends_with("1m35s"), "{lines:#?}");
@@ -104,14 +104,14 @@ fn all_jobs_with_the_selected_one_in_full() {
 fn the_lane_is_shown_and_what_is_wrong_with_it() {
     let mut state = one();
     let depth = Some(QueueDepth { ready: 1234, consumers: 0 });
-    state.absorb_lane(Lane { queue: "default".into(), depth, dead: Some(2) });
+    state.absorb_around(around(depth, Some(2), None));
     let lines = drawn(&state, 120, 24);
     let line = &lines[position(&lines, "batches")];
     assert!(line.contains("1,234 ready in queue default, 0 consumers, 2 dead letters"), "{line}");
     position(&lines, "no worker takes from queue default: start one with trawl-worker --queue default");
     position(&lines, "trawl dead list --job job-1");
     let depth = Some(QueueDepth { ready: 1, consumers: 1 });
-    state.absorb_lane(Lane { queue: "default".into(), depth, dead: Some(0) });
+    state.absorb_around(around(depth, Some(0), None));
     let lines = drawn(&state, 120, 24);
     assert!(!lines.iter().any(|line| line.contains("no worker") || line.contains("dead list")), "{lines:#?}");
 }
@@ -119,7 +119,7 @@ fn the_lane_is_shown_and_what_is_wrong_with_it() {
 #[test]
 fn the_registry_says_more_of_a_worker_than_its_batches() {
     let mut state = one();
-    state.crew = Some(vec![CrewMember {
+    let crew = vec![CrewMember {
         name: "gpu-1".into(),
         device: Some("cuda:0".into()),
         rate: Some(1532.4),
@@ -128,7 +128,8 @@ fn the_registry_says_more_of_a_worker_than_its_batches() {
         heard_ms: Some(1_400),
         oldest_ms: None,
         remark: Some("draining".into()),
-    }]);
+    }];
+    state.absorb_around(around(None, None, Some(crew)));
     let lines = drawn(&state, 100, 24);
     let line = &lines[position(&lines, "gpu-1")];
     for part in ["cuda:0", "1532", "decode 93 %", " 2 ", "1s", "draining"] {
@@ -182,7 +183,7 @@ fn text_from_outside_steers_nothing() {
     let mut state = one();
     state.claims = vec![claim(1, "w\u{1b}[2J", 1)];
     if let Some(standing) = &mut state.shown {
-        standing.progress.out = "s3://b/\u{1b}]0;x\u{7}".into();
+        standing.out = "s3://b/\u{1b}]0;x\u{7}".into();
     }
     state.say("note\u{9b}".into(), Instant::now());
     let lines = drawn(&state, 100, 24);
@@ -197,7 +198,7 @@ fn the_rate_has_a_past_once_there_is_one() {
     let began = Instant::now();
     for step in 1..=30_u32 {
         let mut shown = standing("job-1");
-        shown.progress.images_ok = 490 + u64::from(step) * 20;
+        shown.images_ok = 490 + u64::from(step) * 20;
         let answer = LedgerAnswer { shown: Some(shown), ..LedgerAnswer::default() };
         state.absorb(answer, began + Duration::from_secs(2) * step);
     }
