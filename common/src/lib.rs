@@ -13,6 +13,7 @@ pub mod batch;
 pub mod broker;
 pub mod bundle;
 pub mod chance;
+pub mod command_line;
 pub mod config;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;

@@ -43,7 +43,7 @@ pub async fn run(
 ) -> Result<u8, Stop> {
     if !ledger.cancel(job).await? {
         return match ledger.state(job).await? {
-            None => Err(target::unknown(job)),
+            None => Err(target::suggest(ledger, job, target::unknown(job)).await),
             Some(JobState::Cancelled) => Ok(exit::OK),
             Some(state) => Err(Stop::failed(format!(
                 "job {job} is {}: there is nothing to cancel",

@@ -17,6 +17,7 @@ mod failures;
 mod fixture;
 mod follow;
 mod jobs;
+mod next;
 mod progress;
 mod repair;
 mod report;
@@ -31,7 +32,7 @@ mod target;
 mod verify;
 mod watch;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use cli::{Cli, Command, DeadCommand, GlobalArgs, JobsArgs};
 use connect::Context;
 use errors::Stop;
@@ -41,16 +42,18 @@ use std::{
     ffi::OsString,
     io::{self, BufWriter, Write},
     process::ExitCode,
+    sync::Arc,
 };
 use tracing::Level;
 use trawl_common::{
     audit::Depth,
+    broker::Broker,
     config::{OutputFormat, unix_ms},
     failpoint,
     ledger::Ledger,
     shutdown::Shutdown,
     storage::Stores,
-    telemetry, text, tls,
+    telemetry, terminal, text, tls,
 };
 
 /// Threads that drive requests; the work of this command is waiting.
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     let ended = match run::requested(&arguments) {
         Some(arguments) => Err(run::hand_over(&arguments)),
-        None => start(Cli::parse()),
+        None => start(parse(&arguments)),
     };
     let code = ended.unwrap_or_else(|stop| {
         let lines = stop.lines();
@@ -71,6 +74,12 @@ fn main() -> ExitCode {
         stop.code
     });
     ExitCode::from(code)
+}
+
+/// Reads the command line; usage and help end the process, as clap does.
+fn parse(arguments: &[OsString]) -> Cli {
+    let command = cli::command().color(terminal::obey_no_color(arguments));
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 fn start(cli: Cli) -> Result<u8, Stop> {
@@ -132,7 +141,12 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
         Command::Watch { target, strict } => watch::run(&listening(cx), target.as_deref(), strict, out).await,
         Command::Status { target: Some(text) } => {
             let target = target::parse(&text, &cx.base_dir)?;
-            status::run(&cx.stores, target, ledger, cx.output, out).await
+            let broker = async || -> Result<Arc<dyn Broker>, Stop> {
+                let broker: Arc<dyn Broker> = Arc::new(connect::broker(&cx.services).await?);
+                Ok(broker)
+            };
+            let asking = status::Asking { ledger, broker };
+            status::run(&cx.stores, target, asking, cx.output, out).await
         }
         Command::Status { target: None } => list(cx, &JobsArgs::default(), terminal_width, out).await,
         Command::Jobs(args) => list(cx, &args, terminal_width, out).await,
@@ -160,6 +174,7 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
         }
         Command::Doctor(args) => doctor::run(cx, &args, out).await,
         Command::Completions { shell } => completions::run(shell, out),
+        Command::Man { dir } => completions::manual(&dir, out),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Bars, lines and notes go to stderr, so that stdout stays what a script may capture; only the JSON lines
 //! are data. A view never decides when a job has ended: [`crate::follow`] does.
 
-use crate::{report, report::Report, report::Source};
+use crate::report::{self, Report};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     io::{self, Write},
@@ -139,7 +139,7 @@ impl View for JsonLines<'_> {
             return Ok(());
         }
         self.shown = Some(progress.clone());
-        Report { progress: progress.clone(), counted_from: Source::Ledger }.json(self.out)?;
+        Report::of_ledger(progress.clone()).json(self.out)?;
         // Whoever reads a stream of changes wants each when it happens.
         self.out.flush()
     }

@@ -10,6 +10,7 @@ use crate::{
     connect::{self, Context},
     errors::Stop,
     follow::{self, Following},
+    next,
     progress::{self, JsonLines},
     report, text,
 };
@@ -105,7 +106,13 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     shown.end();
     let submitted = placed.map_err(|stop| follow::with_signal(cx, stop))?;
     announce(&submitted, cx.output, out)?;
-    if args.watch { follow(cx, args.strict, services, &submitted, out).await } else { Ok(exit::OK) }
+    if args.watch {
+        return follow(cx, args.strict, services, &submitted, out).await;
+    }
+    if submitted.planned.is_some() {
+        next::say(cx.output, &next::submitted(submitted.spec.job.as_str(), &submitted.spec.out));
+    }
+    Ok(exit::OK)
 }
 
 fn interrupted(cx: &Context) -> Stop {
@@ -363,6 +370,7 @@ async fn follow(
         OutputFormat::Text => follow::follow(&following, progress::for_people().as_mut()).await,
     };
     let (progress, code) = followed.map_err(|stop| follow::with_signal(cx, stop))?;
+    next::say(cx.output, &next::standing(&progress, None));
     follow::verdict(&progress, code)
 }
 

@@ -7,8 +7,9 @@ use crate::{
     connect::{self, Context},
     errors::Stop,
     follow::{self, Following, POLL, with_signal},
+    next,
     progress::{self, JsonLines, moved},
-    report::{self, Report, Source},
+    report::{self, Report},
     screen::{
         self, Ended, Watched,
         feed::{Feed, MOST_JOBS},
@@ -50,21 +51,34 @@ pub async fn run(cx: &Context, name: Option<&str>, strict: bool, out: &mut dyn W
     if cx.output == OutputFormat::Text && screen::is_there() {
         let stop = &cx.shutdown.draining;
         let watched = Watched { feed, scope, strict, stop, look: Look::of_stderr() };
-        let ended = screen::run(&watched).await.map_err(|stop| with_signal(cx, stop))?;
-        return match ended {
+        let ended = screen::run(&watched).await;
+        return match known(&ledger, &watched.scope, ended).await.map_err(|stop| with_signal(cx, stop))? {
             Ended::Left => Ok(exit::OK),
             Ended::Job(progress, code) => {
-                Report { progress: (*progress).clone(), counted_from: Source::Ledger }.text(out)?;
+                Report::of_ledger((*progress).clone()).text(out)?;
+                out.flush()?;
+                next::say(cx.output, &next::standing(&progress, None));
                 follow::verdict(&progress, code)
             }
         };
     }
     match &scope {
-        Scope::One(job) => one(cx, feed, job, strict, out).await,
+        Scope::One(job) => {
+            let ended = one(cx, feed, job, strict, out).await;
+            known(&ledger, &scope, ended).await
+        }
         Scope::All => {
             let stop = &cx.shutdown.draining;
             all(feed.ledger, stop, cx.output, out).await.map_err(|stop| with_signal(cx, stop))
         }
+    }
+}
+
+/// Helps somebody who misspelled the job.
+async fn known<T>(ledger: &dyn Ledger, scope: &Scope, ended: Result<T, Stop>) -> Result<T, Stop> {
+    match (ended, scope) {
+        (Err(stop), Scope::One(job)) => Err(target::suggest(ledger, job, stop).await),
+        (ended, _) => ended,
     }
 }
 
@@ -83,12 +97,14 @@ async fn one(
             let mut view = progress::for_people();
             let ended = follow::follow(&following, view.as_mut()).await;
             if let Ok((progress, _)) = &ended {
-                Report { progress: progress.clone(), counted_from: Source::Ledger }.text(out)?;
+                Report::of_ledger(progress.clone()).text(out)?;
             }
             ended
         }
     };
     let (progress, code) = ended.map_err(|stop| with_signal(cx, stop))?;
+    out.flush()?;
+    next::say(cx.output, &next::standing(&progress, None));
     follow::verdict(&progress, code)
 }
 
@@ -108,7 +124,7 @@ async fn all(
                 for progress in changes(shown.as_ref(), &jobs) {
                     match output {
                         OutputFormat::Json => {
-                            Report { progress: progress.clone(), counted_from: Source::Ledger }.json(out)?;
+                            Report::of_ledger(progress.clone()).json(out)?;
                         }
                         OutputFormat::Text => writeln!(out, "{}: {}", progress.job, report::line(progress))?,
                     }
