@@ -9,6 +9,8 @@
 //! [`ledger`] -> [`finalize`] -> [`audit`].
 
 pub mod audit;
+#[cfg(feature = "bar")]
+pub mod bar;
 pub mod batch;
 pub mod broker;
 pub mod bundle;

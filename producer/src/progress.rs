@@ -10,13 +10,15 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use trawl_common::{ledger::Progress, planning::submit::Planned, terminal};
+use trawl_common::{
+    bar::{Bar, SPIN},
+    ledger::Progress,
+    planning::submit::Planned,
+    terminal,
+};
 
 /// Off a terminal a line is printed at most this often: logs are kept, a refresh is not worth a line.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The spinner moves while nothing else does, so that a slow listing does not look hung.
-const TICK: Duration = Duration::from_millis(120);
 
 /// Somewhere to show a job.
 pub trait View {
@@ -46,36 +48,25 @@ pub fn moved(a: &Progress, b: &Progress) -> bool {
 
 /// The view for people: a bar if stderr is a terminal, else lines.
 pub fn for_people() -> Box<dyn View> {
-    if terminal::redraws(&io::stderr()) { Box::new(Bar::new()) } else { Box::new(Lines::new(io::stderr())) }
-}
-
-/// A bar on stderr.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{spinner} [{bar:24}] {msg}");
-        bar.set_style(style.expect("a constant template").progress_chars("=> "));
-        bar.enable_steady_tick(TICK);
-        Self(bar)
+    if terminal::redraws(&io::stderr()) {
+        Box::new(Bar::on_stderr())
+    } else {
+        Box::new(Lines::new(io::stderr()))
     }
 }
 
 impl View for Bar {
     fn show(&mut self, progress: &Progress) -> io::Result<()> {
-        self.0.set_length(progress.images_planned);
-        self.0.set_position(progress.images_ok + progress.images_failed);
-        self.0.set_message(report::line(progress));
+        Self::show(self, progress);
         Ok(())
     }
 
     fn note(&mut self, text: &str) {
-        self.0.suspend(|| eprintln!("{text}"));
+        Self::note(self, text);
     }
 
     fn end(&mut self, progress: &Progress) -> io::Result<()> {
-        self.0.finish_and_clear();
+        Self::end(self);
         writeln!(io::stderr(), "{}", report::line(progress))
     }
 }
@@ -165,7 +156,7 @@ impl Enlisting {
         let bar = terminal::redraws(&io::stderr()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
-            bar.enable_steady_tick(TICK);
+            bar.enable_steady_tick(SPIN);
             bar
         });
         Self { bar, shown_at: Instant::now() }

@@ -190,7 +190,12 @@ async fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ceilings::Lanes, jobs::TorchLoader, model::GraphPasses, preprocess::Limits};
+    use crate::{
+        ceilings::Lanes,
+        jobs::TorchLoader,
+        model::{GraphPasses, verdicts::Verdicts},
+        preprocess::Limits,
+    };
     use async_trait::async_trait;
     use std::sync::Mutex;
     use trawl_common::{
@@ -228,7 +233,7 @@ mod tests {
     }
 
     fn pulse(meters: &Arc<Meters>, draining: &CancellationToken) -> Pulse {
-        let loader = Arc::new(TorchLoader { devices: Vec::new(), graph_passes: GraphPasses::Off });
+        let loader = Arc::new(TorchLoader { devices: Vec::new(), graph_passes: GraphPasses::Off, verdicts: Verdicts::default() });
         let jobs = Jobs::new(Stores::in_memory(), loader, "/nowhere".into(), Limits::default(), None);
         Pulse {
             constant: WorkerReport { worker: "w".into(), ..WorkerReport::default() },

@@ -38,6 +38,11 @@ impl Held {
     pub fn news(&self) -> Vec<String> {
         with(|lines| lines.as_mut().map(Lines::news).unwrap_or_default())
     }
+
+    /// The lines that wait, as they are; they wait no more.
+    pub fn take(&self) -> Vec<Vec<u8>> {
+        with(|lines| lines.as_mut().map(Lines::take_all).unwrap_or_default())
+    }
 }
 
 impl Drop for Held {
@@ -57,6 +62,11 @@ impl Lines {
         }
         self.kept.push_back(line.to_vec());
         self.unseen = (self.unseen + 1).min(self.kept.len());
+    }
+
+    fn take_all(&mut self) -> Vec<Vec<u8>> {
+        self.unseen = 0;
+        self.kept.drain(..).collect()
     }
 
     fn news(&mut self) -> Vec<String> {
@@ -106,5 +116,7 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("(2 earlier log lines were not kept)\nmore\n"), "{text}");
         assert_eq!(text.lines().count(), 1 + MOST_LINES);
+        assert_eq!(lines.take_all().len(), MOST_LINES);
+        assert!(lines.take_all().is_empty());
     }
 }

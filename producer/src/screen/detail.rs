@@ -21,20 +21,23 @@ const WIDEST_SPARK: usize = 150;
 /// Columns of a rate line beside its sparkline.
 const BESIDE_SPARK: usize = 42;
 
-/// What a line is worth: of two that do not both fit, the one with the higher number goes.
-type Weight = u8;
+/// Shown while there is no job: nobody has submitted one, or the first answer is still to come.
+const NOTHING: &str = "no jobs yet: `trawl submit` makes one";
 
-/// The lines of the job that is shown, at most `height` of them.
+/// What a line is worth: of two that do not both fit, the one with the higher number goes.
+pub type Weight = u8;
+
+/// The lines of the job that is shown with their weights, at most `height` of them.
 pub fn lines(
     state: &State,
     look: Look,
     width: usize,
     height: usize,
     at: (Instant, u64),
-) -> Vec<Line<'static>> {
+) -> Vec<(Weight, Line<'static>)> {
     let (now, unix_ms) = at;
     let Some(p) = &state.shown else {
-        return vec![Line::from("asking the ledger")];
+        return vec![(0, Line::from(NOTHING))];
     };
     let mut lines: Vec<(Weight, Line<'static>)> = vec![
         (1, title(p, look, unix_ms)),
@@ -58,17 +61,17 @@ pub fn lines(
         lines.push((6, field(look, "failures", vec![Span::styled(report::errors(p), look.bad())])));
     }
     lines.extend(warnings(state, p, now).into_iter().map(|text| (1, Line::styled(text, look.warning()))));
-    fit(lines, height)
+    fit(&mut lines, height);
+    lines
 }
 
 /// The lightest lines go until the rest fits; the order stays.
-fn fit(mut lines: Vec<(Weight, Line<'static>)>, height: usize) -> Vec<Line<'static>> {
+pub fn fit(lines: &mut Vec<(Weight, Line<'static>)>, height: usize) {
     while lines.len() > height {
         let heaviest = lines.iter().map(|(weight, _)| *weight).max();
         let Some(last) = lines.iter().rposition(|(weight, _)| Some(*weight) == heaviest) else { break };
         lines.remove(last);
     }
-    lines.into_iter().map(|(_, line)| line).collect()
 }
 
 fn field(look: Look, name: &str, mut value: Vec<Span<'static>>) -> Line<'static> {

@@ -22,9 +22,6 @@ use trawl_common::ledger::{Claim, Progress};
 /// A terminal of fewer rows or columns gets one line.
 const SMALLEST: (u16, u16) = (24, 4);
 
-/// Rows of one job in full: what there is at most.
-const DETAIL_ROWS: u16 = 11;
-
 /// Below this a table would show its head and nothing else.
 const TABLE_ROWS: u16 = 3;
 
@@ -49,8 +46,9 @@ pub fn frame(frame: &mut Frame<'_>, state: &State, look: Look, at: Moment) {
     if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
         return tiny(frame, state, area);
     }
-    let jobs = if state.scope == Scope::All { state.jobs.len() } else { 0 };
-    let rows = heights(area.height, state.scope == Scope::All, jobs);
+    let list = (state.scope == Scope::All).then_some(state.jobs.len());
+    let mut lines = detail::lines(state, look, usize::from(area.width), usize::from(area.height), at);
+    let rows = heights(area.height, list, lines.len());
     let [top, list, detail, workers, batches, bottom] =
         Layout::vertical([1, rows.jobs, rows.detail, rows.workers, rows.batches, 1].map(Constraint::Length))
             .areas(area);
@@ -58,8 +56,8 @@ pub fn frame(frame: &mut Frame<'_>, state: &State, look: Look, at: Moment) {
     if rows.jobs > 0 {
         jobs_table(frame, state, look, list, at.1);
     }
-    let (width, height) = (usize::from(detail.width), usize::from(detail.height));
-    frame.render_widget(Paragraph::new(detail::lines(state, look, width, height, at)), detail);
+    detail::fit(&mut lines, usize::from(detail.height));
+    frame.render_widget(Paragraph::new(lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>()), detail);
     if rows.workers > 0 {
         workers_table(frame, state, look, workers);
     }
@@ -82,13 +80,13 @@ struct Heights {
 }
 
 /// Shares `total` rows, the first and the last line taken: the list of jobs gets a third at most, then the job in
-/// full, and the two tables share the rest.
-fn heights(total: u16, all: bool, jobs: usize) -> Heights {
+/// full with a free line below, and the two tables share the rest.
+fn heights(total: u16, jobs: Option<usize>, lines: usize) -> Heights {
+    let rows = |n: usize| u16::try_from(n).unwrap_or(u16::MAX).saturating_add(1);
     let mut left = total.saturating_sub(2);
-    let wanted = u16::try_from(jobs).unwrap_or(u16::MAX).saturating_add(1);
-    let jobs = if all { wanted.min((left / 3).max(2)).min(left) } else { 0 };
+    let jobs = jobs.map_or(0, |jobs| rows(jobs).min((left / 3).max(2)).min(left));
     left -= jobs;
-    let detail = DETAIL_ROWS.min(left);
+    let detail = rows(lines).min(left);
     left -= detail;
     let (workers, batches) = match left {
         0..TABLE_ROWS => (0, 0),

@@ -220,12 +220,12 @@ fn the_keys_are_told_over_whatever_is_shown() {
 #[test]
 fn rows_are_shared_so_that_each_table_has_some_or_none() {
     for total in 0..80 {
-        for jobs in [0, 1, 50] {
-            let h = heights(total, true, jobs);
+        for jobs in [None, Some(0), Some(1), Some(50)] {
+            let h = heights(total, jobs, 8);
             let sum = h.jobs + h.detail + h.workers + h.batches;
             assert_eq!(sum, total.saturating_sub(2), "{h:?} of {total}");
             assert!(h.workers == 0 || h.workers >= TABLE_ROWS, "{h:?} of {total}");
         }
     }
-    assert_eq!(heights(24, false, 0), Heights { jobs: 0, detail: 11, workers: 5, batches: 6 });
+    assert_eq!(heights(24, None, 8), Heights { jobs: 0, detail: 9, workers: 6, batches: 7 });
 }
