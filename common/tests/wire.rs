@@ -3,12 +3,13 @@
 //! A change that makes one of these tests fail needs a new version number, not a new fixture.
 
 use trawl_common::{
-    batch::{BatchDescriptor, BatchNumber, FinalizeRequest, ImageRef, Message, MessageError},
+    batch::{BatchDescriptor, BatchNumber, FeedRequest, FinalizeRequest, ImageRef, Message, MessageError},
     job::{Decode, JobSpec, JobSpecError, ModelRef, Orient, Precision, Truncated},
 };
 
 const JOB: &[u8] = include_bytes!("../fixtures/v1/job.json");
 const BATCH: &[u8] = include_bytes!("../fixtures/v1/batch.json");
+const FEED: &[u8] = include_bytes!("../fixtures/v1/feed.json");
 const FINALIZE: &[u8] = include_bytes!("../fixtures/v1/finalize.json");
 
 fn job() -> JobSpec {
@@ -51,6 +52,17 @@ fn batch() -> Message {
     })
 }
 
+fn feed() -> Message {
+    Message::Feed(FeedRequest {
+        job: "job-2f1d0c9b8a76".parse().unwrap(),
+        out: "s3://bucket/labels".into(),
+        created_unix_ms: 1_790_000_000_000,
+        chain: 0xfedc_ba98_7654_3210,
+        file: 3,
+        from: BatchNumber(42),
+    })
+}
+
 fn finalize() -> Message {
     Message::Finalize(FinalizeRequest {
         job: "job-2f1d0c9b8a76".parse().unwrap(),
@@ -66,7 +78,7 @@ fn json(bytes: &[u8]) -> serde_json::Value {
 fn version_1_is_read_and_written_as_it_was() {
     assert_eq!(JobSpec::parse(JOB).unwrap(), job());
     assert_eq!(json(&job().to_json()), json(JOB));
-    for (fixture, message) in [(BATCH, batch()), (FINALIZE, finalize())] {
+    for (fixture, message) in [(BATCH, batch()), (FEED, feed()), (FINALIZE, finalize())] {
         assert_eq!(Message::parse(fixture).unwrap(), message);
         assert_eq!(json(&message.to_json()), json(fixture));
     }

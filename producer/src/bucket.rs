@@ -61,8 +61,8 @@ pub async fn progress(stores: &Arc<Stores>, out: &Location) -> Result<(JobSpec, 
         return Ok((spec, progress));
     }
     plan(store.as_ref(), &layout, &mut progress).await?;
-    if cancellation::is_marked(store.as_ref(), &layout).await? {
-        progress.state = JobState::Cancelled;
+    if let Some(hold) = cancellation::marked(store.as_ref(), &layout).await? {
+        progress.state = hold.state();
     }
     parts(store.as_ref(), &layout, &mut progress).await?;
     Ok((spec, progress))

@@ -1,69 +1,60 @@
-//! `trawl cancel`: gives a job up.
+//! `trawl cancel` and `trawl pause`: give a job up, or hold it back for now.
 //!
-//! The ledger is told, which is what workers ask before every batch, and then a mark is put into the output, so that
-//! a wiped Redis does not bring the job back to work. The mark is a best effort: an output that cannot be reached
-//! from here must not keep anybody from cancelling. Nothing is taken from the queue and nothing in the output is
-//! deleted: workers skip the batches of a cancelled job as they come to them.
+//! What is done and in which order is `trawl_common::planning::hold`'s. Nothing is taken from the queue and nothing in
+//! the output is deleted: workers drop the batches of a held job as they come to them.
 
 use crate::{errors::Stop, report, target};
 use serde::Serialize;
-use std::{io::Write, path::Path, sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc};
 use trawl_common::{
-    config::{OutputFormat, exit, unix_ms},
-    disposition::describe,
+    config::{OutputFormat, exit},
     job::JobId,
-    ledger::{JobState, Ledger, Progress},
-    location::Location,
-    planning::cancellation,
-    results::OutputLayout,
+    ledger::{JobState, Ledger},
+    planning::{
+        cancellation::Hold,
+        hold::{HoldError, hold as hold_back},
+    },
     storage::Stores,
 };
 
-/// For the mark: the job is cancelled already, and whoever waits wants to know that.
-const MARK_TIMEOUT: Duration = Duration::from_secs(15);
-
 #[derive(Serialize)]
-struct Cancelled<'a> {
+struct Held<'a> {
     job: &'a JobId,
     state: JobState,
     /// Whether the output says so too.
     marked: bool,
 }
 
-/// Cancels the job.
+/// Cancels or pauses the job; one that is held so already is left as it is.
 ///
 /// # Errors
-/// Not found if the ledger does not know it, failed if it is complete already.
+/// Not found if the ledger does not know it, failed if it is complete or, for a pause, given up.
 pub async fn run(
     stores: &Arc<Stores>,
     ledger: &dyn Ledger,
     job: &JobId,
+    hold: Hold,
     output: OutputFormat,
     out: &mut dyn Write,
 ) -> Result<u8, Stop> {
-    if !ledger.cancel(job).await? {
-        return match ledger.state(job).await? {
-            None => Err(target::suggest(ledger, job, target::unknown(job)).await),
-            Some(JobState::Cancelled) => Ok(exit::OK),
-            Some(state) => Err(Stop::failed(format!(
-                "job {job} is {}: there is nothing to cancel",
-                report::state(state)
-            ))),
-        };
-    }
-    let marked = match ledger.progress(job).await? {
-        Some(progress) => mark(stores, &progress).await,
-        None => Err("the ledger has forgotten the job meanwhile".to_owned()),
+    let marked = match hold_back(stores, ledger, job, hold).await {
+        Ok(marked) => marked,
+        Err(error) => return Err(target::suggest(ledger, job, error.into()).await),
     };
     match output {
         OutputFormat::Json => {
-            report::print_json(out, &Cancelled { job, state: JobState::Cancelled, marked: marked.is_ok() })?;
+            report::print_json(out, &Held { job, state: hold.state(), marked: marked.is_ok() })?;
         }
         OutputFormat::Text => {
-            writeln!(out, "job {job} is cancelled")?;
+            writeln!(out, "job {job} is {}", report::state(hold.state()))?;
+            let again = match hold {
+                Hold::Cancelled => {
+                    "giving its `trawl submit` command again takes it up from there".to_owned()
+                }
+                Hold::Paused => format!("`trawl resume {job}` takes it up from there"),
+            };
             eprintln!(
-                "its queued batches are skipped as workers come to them; what is written stays, and giving its \
-                 `trawl submit` command again takes it up from there"
+                "what workers have in hand is finished, the rest is dropped as they come to it; {again}"
             );
         }
     }
@@ -76,35 +67,36 @@ pub async fn run(
     Ok(exit::OK)
 }
 
-/// Marks the output, if it can be reached and is this job's.
-async fn mark(stores: &Arc<Stores>, progress: &Progress) -> Result<(), String> {
-    let place = Location::parse(&progress.out, Path::new("/")).map_err(|error| error.to_string())?;
-    let marking = async {
-        let spec = target::spec(stores, &place).await.map_err(|stop| stop.message)?;
-        if spec.job != progress.job || spec.created_unix_ms != progress.created_unix_ms {
-            return Err(format!("`{place}` has another job by now, {}", spec.job));
+impl From<HoldError> for Stop {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Unknown(job) => target::unknown(&job),
+            HoldError::Plan(error) => error.into(),
+            HoldError::Ledger(error) => error.into(),
+            error @ (HoldError::Nothing { .. } | HoldError::OtherOutput { .. }) => {
+                Self::failed(error.to_string())
+            }
         }
-        let store = stores.open(&place).await;
-        let marked = cancellation::mark(&*store, &OutputLayout::new(place.clone()), &spec, unix_ms()).await;
-        marked.map_err(|error| describe(&error))
-    };
-    tokio::time::timeout(MARK_TIMEOUT, marking)
-        .await
-        .unwrap_or_else(|_| Err(format!("`{place}` did not answer within {} s", MARK_TIMEOUT.as_secs())))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture;
-    use trawl_common::ledger::{BatchOutcome, JobRecord, memory::MemoryLedger};
+    use trawl_common::{
+        ledger::{BatchOutcome, JobRecord, memory::MemoryLedger},
+        planning::cancellation,
+        results::OutputLayout,
+    };
 
     #[tokio::test]
     async fn a_job_at_work_a_complete_one_and_none() {
         let (ledger, job): (_, JobId) = (MemoryLedger::default(), "job-1".parse().unwrap());
         let stores = Stores::in_memory();
         let mut out = Vec::new();
-        let stop = run(&stores, &ledger, &job, OutputFormat::Json, &mut out).await.unwrap_err();
+        let stop =
+            run(&stores, &ledger, &job, Hold::Cancelled, OutputFormat::Json, &mut out).await.unwrap_err();
         assert_eq!((stop.code, out.len()), (exit::NOT_FOUND, 0));
 
         let record = JobRecord {
@@ -114,17 +106,25 @@ mod tests {
             created_unix_ms: 1,
         };
         ledger.open(&record).await.unwrap();
-        assert_eq!(run(&stores, &ledger, &job, OutputFormat::Json, &mut out).await.unwrap(), exit::OK);
+        assert_eq!(
+            run(&stores, &ledger, &job, Hold::Cancelled, OutputFormat::Json, &mut out).await.unwrap(),
+            exit::OK
+        );
         assert_eq!(
             String::from_utf8(out.clone()).unwrap(),
             "{\"job\":\"job-1\",\"state\":\"cancelled\",\"marked\":false}\n"
         );
         assert_eq!(ledger.state(&job).await.unwrap(), Some(JobState::Cancelled));
 
+        // What is given up is not held back.
+        let stop = run(&stores, &ledger, &job, Hold::Paused, OutputFormat::Text, &mut out).await.unwrap_err();
+        assert!(stop.message.contains("cancelled: there is nothing to pause"), "{}", stop.message);
+
         ledger.open(&record).await.unwrap();
         ledger.plan_complete(&job, 0, 0).await.unwrap();
         ledger.finalized(&record, 0, &BatchOutcome::default()).await.unwrap();
-        let stop = run(&stores, &ledger, &job, OutputFormat::Text, &mut out).await.unwrap_err();
+        let stop =
+            run(&stores, &ledger, &job, Hold::Cancelled, OutputFormat::Text, &mut out).await.unwrap_err();
         assert_eq!(stop.code, exit::FAILED);
         assert!(stop.message.contains("complete"), "{}", stop.message);
     }
@@ -136,13 +136,16 @@ mod tests {
         let (store, layout) = (stores.open(&fixture::place()).await, OutputLayout::new(fixture::place()));
         let mut out = Vec::new();
         let later = JobRecord { created_unix_ms: 5, ..JobRecord::of(&spec) };
-        for (record, marked) in [(later, false), (JobRecord::of(&spec), true)] {
+        let own = JobRecord::of(&spec);
+        let cases = [(later, Hold::Cancelled, None), (own.clone(), Hold::Paused, Some(Hold::Paused))];
+        for (record, hold, marked) in cases.into_iter().chain([(own, Hold::Cancelled, Some(Hold::Cancelled))])
+        {
             ledger.open(&record).await.unwrap();
             assert_eq!(
-                run(&stores, &ledger, &spec.job, OutputFormat::Text, &mut out).await.unwrap(),
+                run(&stores, &ledger, &spec.job, hold, OutputFormat::Text, &mut out).await.unwrap(),
                 exit::OK
             );
-            assert_eq!(cancellation::is_marked(&*store, &layout).await.unwrap(), marked);
+            assert_eq!(cancellation::marked(&*store, &layout).await.unwrap(), marked);
         }
     }
 }

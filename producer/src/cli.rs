@@ -257,6 +257,25 @@ Examples:
         job: JobId,
     },
 
+    /// Hold a job back; what workers have in hand is finished
+    #[command(before_help = "\
+Examples:
+  trawl pause job-0123456789ab
+  trawl resume job-0123456789ab")]
+    Pause {
+        /// The job id
+        job: JobId,
+    },
+
+    /// Take a paused job up again
+    #[command(before_help = "\
+Examples:
+  trawl resume job-0123456789ab")]
+    Resume {
+        /// The job id
+        job: JobId,
+    },
+
     /// Check the services, a store and a model
     #[command(before_help = "\
 Examples:

@@ -104,6 +104,7 @@ impl Selection {
 pub fn job_of(message: &Message) -> &JobId {
     match message {
         Message::Batch(batch) => &batch.job,
+        Message::Feed(request) => &request.job,
         Message::Finalize(request) => &request.job,
     }
 }
@@ -191,6 +192,7 @@ fn show<T>(letter: &DeadLetter, done: Verdict, take: impl FnOnce(&Shown<'_>) -> 
     let message = Message::parse(&letter.body);
     let (kind, batch, images) = match &message {
         Ok(Message::Batch(batch)) => ("batch", Some(batch.batch), Some(batch.images.len())),
+        Ok(Message::Feed(_)) => ("feed", None, None),
         Ok(Message::Finalize(_)) => ("finalize", None, None),
         Err(_) => ("junk", None, None),
     };

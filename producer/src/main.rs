@@ -22,6 +22,7 @@ mod progress;
 mod repair;
 mod report;
 mod results;
+mod resume;
 mod rows;
 mod run;
 mod screen;
@@ -51,6 +52,7 @@ use trawl_common::{
     config::{OutputFormat, unix_ms},
     failpoint,
     ledger::Ledger,
+    planning::cancellation::Hold,
     shutdown::Shutdown,
     storage::Stores,
     telemetry, terminal, text, tls,
@@ -170,8 +172,12 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
         }
         Command::Dead { action } => dead(cx, action, terminal_width, out).await,
         Command::Cancel { job } => {
-            cancel::run(&cx.stores, ledger().await?.as_ref(), &job, cx.output, out).await
+            cancel::run(&cx.stores, ledger().await?.as_ref(), &job, Hold::Cancelled, cx.output, out).await
         }
+        Command::Pause { job } => {
+            cancel::run(&cx.stores, ledger().await?.as_ref(), &job, Hold::Paused, cx.output, out).await
+        }
+        Command::Resume { job } => resume::run(cx, &job, out).await,
         Command::Doctor(args) => doctor::run(cx, &args, out).await,
         Command::Completions { shell } => completions::run(shell, out),
         Command::Man { dir } => completions::manual(&dir, out),

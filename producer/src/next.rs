@@ -46,7 +46,7 @@ pub fn standing(p: &Progress, dead: Option<u64>) -> Vec<String> {
         JobState::Cancelled => {
             steps.push("its `trawl submit` command takes it up where it stopped".to_owned());
         }
-        JobState::Paused => {}
+        JobState::Paused => steps.push(format!("`trawl resume {}` takes it up again", p.job)),
     }
     steps
 }
@@ -73,6 +73,7 @@ mod tests {
         assert!(steps(JobState::Running, Some(2)).contains("trawl dead retry --job job-1"));
         assert!(steps(JobState::Complete, None).contains("trawl results s3://b/out"));
         assert!(steps(JobState::Cancelled, None).contains("submit"));
+        assert!(steps(JobState::Paused, None).contains("trawl resume job-1"));
     }
 
     #[test]

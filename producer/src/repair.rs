@@ -22,7 +22,8 @@ use trawl_common::{
     ledger::Ledger,
     location::Location,
     planning::{
-        PlanError,
+        PlanError, Ready,
+        cancellation::Hold,
         repair::{Repaired, Survey, repair},
         submit::{Enlisting, PUBLISH_WINDOW},
     },
@@ -51,6 +52,7 @@ struct Document<'a> {
     ok: bool,
     complete: bool,
     cancelled: bool,
+    paused: bool,
     success_removed: bool,
     plan_ended: bool,
     enqueued: u64,
@@ -84,8 +86,8 @@ pub async fn run(cx: &Context, place: &Location, asked: Asked, out: &mut dyn Wri
         let foreseen = Repaired {
             success_removed: survey.takes_success_away(asked.discard),
             discarded: if asked.discard { survey.bad.len() as u64 } else { 0 },
-            enqueued: if survey.audit.cancelled { 0 } else { survey.to_enqueue(asked.discard) },
-            cancelled: survey.audit.cancelled,
+            enqueued: if survey.audit.held.is_some() { 0 } else { survey.to_enqueue(asked.discard) },
+            held: survey.audit.held,
             complete: survey.audit.success && !survey.takes_success_away(asked.discard),
             ..Repaired::default()
         };
@@ -103,8 +105,14 @@ async fn mend(
     survey: &Survey,
     discard: bool,
 ) -> Result<Repaired, Stop> {
-    let ctx =
-        Enlisting { spec: &survey.audit.spec, stores: &cx.stores, broker, ledger, window: PUBLISH_WINDOW };
+    let ctx = Enlisting {
+        spec: &survey.audit.spec,
+        stores: &cx.stores,
+        broker,
+        ledger,
+        window: PUBLISH_WINDOW,
+        ready: Ready::Share,
+    };
     let mut shown = progress::Enlisting::new();
     let done = repair(ctx, survey, discard, &mut |planned| shown.show(planned), &cx.shutdown.draining).await;
     shown.end();
@@ -136,7 +144,8 @@ fn tell(
                     dry_run: asked.dry_run,
                     ok,
                     complete: done.complete && ok,
-                    cancelled: done.cancelled,
+                    cancelled: done.held == Some(Hold::Cancelled),
+                    paused: done.held == Some(Hold::Paused),
                     success_removed: done.success_removed,
                     plan_ended: done.plan_ended,
                     enqueued: done.enqueued,
@@ -172,7 +181,7 @@ fn sentences(survey: &Survey, asked: Asked, done: &Repaired) -> Vec<String> {
         lines.push(format!("remove {}", text::counted(done.discarded, "bad object", "bad objects")));
     }
     lines.push("fill the ledger anew from the output".to_owned());
-    if done.plan_ended || (asked.dry_run && !survey.audit.plan_done && !done.cancelled) {
+    if done.plan_ended || (asked.dry_run && !survey.audit.plan_done && done.held.is_none()) {
         lines.push("list the rest of the sources and end the plan".to_owned());
     }
     if done.enqueued > 0 {
@@ -184,12 +193,18 @@ fn sentences(survey: &Survey, asked: Asked, done: &Repaired) -> Vec<String> {
     if done.finish_requested {
         lines.push("ask the workers to finish the job".to_owned());
     }
-    if done.cancelled {
-        lines.push(
+    match done.held {
+        Some(Hold::Cancelled) => lines.push(
             "enqueue nothing: the job is cancelled, its `trawl submit` command takes it up again".to_owned(),
-        );
-    } else if done.complete {
-        lines.push("enqueue nothing: the job is complete".to_owned());
+        ),
+        Some(Hold::Paused) => {
+            lines.push(format!(
+                "enqueue nothing: the job is paused, `trawl resume {}`",
+                survey.audit.spec.job
+            ));
+        }
+        None if done.complete => lines.push("enqueue nothing: the job is complete".to_owned()),
+        None => {}
     }
     lines
 }

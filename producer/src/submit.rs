@@ -33,7 +33,7 @@ use trawl_common::{
     location::Location,
     model_file::{self, ModelFile},
     planning::{
-        DryRun, PlanError, dry_run,
+        DryRun, PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, Planned, enlist, open_output},
     },
     results::OutputLayout,
@@ -202,7 +202,8 @@ async fn place(
     if matches!(opened, Opened::AlreadyComplete) {
         return Ok(Submitted { spec, opened, planned: None });
     }
-    let enlisting = Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW };
+    let enlisting =
+        Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready: Ready::Share };
     let planned = enlist(enlisting, on_progress, cancel).await?;
     Ok(Submitted { spec, opened, planned: Some(planned) })
 }

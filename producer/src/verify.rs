@@ -13,6 +13,7 @@ use trawl_common::{
     },
     config::{OutputFormat, exit},
     location::Location,
+    planning::cancellation::Hold,
     results::OutputLayout,
     storage::Stores,
 };
@@ -67,8 +68,12 @@ fn print(
     writeln!(out, "job      {}", audit.spec.job)?;
     writeln!(out, "out      {}", text::printable(&place.to_string()))?;
     writeln!(out, "verdict  {verdict} ({depth})")?;
-    if audit.cancelled {
-        writeln!(out, "         the job was cancelled; its `trawl submit` command takes it up again")?;
+    match audit.held {
+        Some(Hold::Cancelled) => {
+            writeln!(out, "         the job was cancelled; its `trawl submit` command takes it up again")?;
+        }
+        Some(Hold::Paused) => writeln!(out, "         the job is paused; `trawl resume` takes it up again")?,
+        None => {}
     }
     writeln!(
         out,
@@ -156,7 +161,7 @@ mod tests {
         json.as_object_mut().unwrap().remove("counts");
         let expected = serde_json::json!({
             "version": 1, "job": "job-1", "out": "s3://bucket/labels", "verdict": "damaged", "complete": false,
-            "cancelled": false, "deep": true, "success": true, "plan_done": true,
+            "cancelled": false, "paused": false, "deep": true, "success": true, "plan_done": true,
             "batches_planned": 3, "images_planned": 9, "parts": 3, "rows": 9, "images_ok": 5, "images_failed": 4,
             "errors": {"truncated": 2, "corrupt": 2},
             "findings": [{

@@ -19,7 +19,7 @@ use trawl_common::{
     job::{JobId, JobSpec},
     ledger::{BatchOutcome, JobRecord, Ledger, LedgerError, redis::RedisLedger},
     location::Location,
-    planning::{Enlisting, enlist, open_output, rebuild::rebuild},
+    planning::{Enlisting, Ready, enlist, open_output, rebuild::rebuild},
     results::{
         Columns, OutputLayout, PartFooter, encode_part,
         row::{ClassScore, Outcome, Prediction, ResultRow},
@@ -233,7 +233,14 @@ impl Job {
     async fn enlist(&self, ledger: &RedisLedger) {
         let (_, spec) = open_output(&self.spec, &self.stores).await.unwrap();
         let broker = MemoryBroker::new();
-        let ctx = Enlisting { spec: &spec, stores: &self.stores, broker: &broker, ledger, window: 8 };
+        let ctx = Enlisting {
+            spec: &spec,
+            stores: &self.stores,
+            broker: &broker,
+            ledger,
+            window: 8,
+            ready: Ready::All,
+        };
         enlist(ctx, &mut |_| {}, &CancellationToken::new()).await.unwrap();
     }
 

@@ -23,7 +23,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
-    broker::Broker, chance, job::QueueName, ledger::Ledger, model_file::ModelFile, storage::Stores,
+    broker::Broker, chance, job::QueueName, ledger::Ledger, model_file::ModelFile, planning::feed::Ready,
+    storage::Stores,
 };
 
 /// The seams a pipeline stands on.
@@ -127,6 +128,7 @@ pub fn pipeline(
         finished: watch::Sender::new(0),
         room: Room::default(),
         reclaim_after: None,
+        ready: Ready::Share,
         stalled: Stalled::default(),
         begun: None,
         in_hand: InHand::default(),

@@ -233,7 +233,11 @@ mod tests {
     }
 
     fn pulse(meters: &Arc<Meters>, draining: &CancellationToken) -> Pulse {
-        let loader = Arc::new(TorchLoader { devices: Vec::new(), graph_passes: GraphPasses::Off, verdicts: Verdicts::default() });
+        let loader = Arc::new(TorchLoader {
+            devices: Vec::new(),
+            graph_passes: GraphPasses::Off,
+            verdicts: Verdicts::default(),
+        });
         let jobs = Jobs::new(Stores::in_memory(), loader, "/nowhere".into(), Limits::default(), None);
         Pulse {
             constant: WorkerReport { worker: "w".into(), ..WorkerReport::default() },

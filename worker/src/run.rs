@@ -30,7 +30,7 @@ use trawl_common::{
     location::Location,
     model_file::{self, ModelFile},
     planning::{
-        PlanError, dry_run,
+        PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, PUBLISH_WINDOW, Planned, enlist, open_output},
     },
     results::{Manifest, OutputLayout},
@@ -278,6 +278,7 @@ impl Embedded {
                 broker: &*broker,
                 ledger: &*ledger,
                 window: PUBLISH_WINDOW,
+                ready: Ready::All,
             };
             enlist(ctx, &mut |_| {}, &cancel).await
         })

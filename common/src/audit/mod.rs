@@ -19,7 +19,11 @@ use crate::{
     disposition::describe,
     job::JobSpec,
     ledger::BatchOutcome,
-    planning::{PlanError, PlanShape, cancellation, submit::stored_spec},
+    planning::{
+        PlanError, PlanShape,
+        cancellation::{self, Hold},
+        submit::stored_spec,
+    },
     results::OutputLayout,
     storage::{Storage, StorageError},
 };
@@ -87,8 +91,8 @@ pub struct Audit {
     pub totals: BatchOutcome,
     /// Whether `_SUCCESS` is there.
     pub success: bool,
-    /// Whether the job was given up: see [`OutputLayout::cancelled`].
-    pub cancelled: bool,
+    /// Whether the job was given up or is held back, by the marks in its output.
+    pub held: Option<Hold>,
 }
 
 /// One bit for each planned batch.
@@ -128,7 +132,7 @@ pub async fn audit(
     let spec = stored_spec(store, layout).await?.ok_or_else(no_job)?;
     let success = is_there(store, &layout.success()).await?;
     // One that was given up and came to its end all the same is at its end.
-    let cancelled = !success && cancellation::is_marked(store, layout).await?;
+    let held = if success { None } else { cancellation::marked(store, layout).await? };
     let shape = plan_shape(store, layout, found).await?;
     let mut manifest = ManifestCheck::begin(store, layout, &spec, success).await?;
     let (mut there, mut usable) = (Bits::of(shape.batches()), Bits::of(shape.batches()));
@@ -169,7 +173,7 @@ pub async fn audit(
         parts,
         totals,
         success,
-        cancelled,
+        held,
         spec,
     })
 }

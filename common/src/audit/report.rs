@@ -7,6 +7,7 @@ use super::{
     Audit, Depth,
     finding::{Finding, Kind},
 };
+use crate::planning::cancellation::Hold;
 use crate::{error_code::ErrorCode, job::JobId};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -90,6 +91,8 @@ pub struct Report {
     pub complete: bool,
     /// Whether the job was given up.
     pub cancelled: bool,
+    /// Whether it is held back for now.
+    pub paused: bool,
     /// Whether rows were compared, or footers alone.
     pub deep: bool,
     /// Whether `_SUCCESS` is there.
@@ -127,7 +130,8 @@ impl Report {
             out: audit.spec.out.clone(),
             verdict,
             complete: verdict == Verdict::Complete,
-            cancelled: audit.cancelled,
+            cancelled: audit.held == Some(Hold::Cancelled),
+            paused: audit.held == Some(Hold::Paused),
             deep: depth == Depth::Keys,
             success: audit.success,
             plan_done: audit.plan_done,

@@ -6,7 +6,7 @@ use crate::{
     batch::BatchNumber,
     error_code::ErrorCode,
     job::JobId,
-    ledger::{BatchOutcome, Begun, Completion, JobRecord, JobState, Ledger, Progress},
+    ledger::{BatchOutcome, Begun, Completion, Fed, JobRecord, JobState, Ledger, Progress},
     stages::{Stage, StageTimes},
 };
 use futures::future::join_all;
@@ -29,6 +29,8 @@ pub async fn suite(ledger: Arc<dyn Ledger>, name: &str) {
     counts_once(&ledger, &job("once")).await;
     errors_by_code(&*ledger, &job("errors")).await;
     done_after_the_plan(&*ledger, &job("done")).await;
+    what_is_fed_is_noted(&*ledger, &job("fed")).await;
+    a_paused_job_is_held(&*ledger, &job("paused")).await;
     plan_after_the_work(&*ledger, &job("late-plan")).await;
     plans_only_grow(&*ledger, &job("grow")).await;
     cancel_and_reopen(&*ledger, &job("cancel")).await;
@@ -425,4 +427,44 @@ pub async fn newest_first(ledger: &dyn Ledger, name: &str) {
     assert!(all.windows(2).all(|pair| pair[0].created_unix_ms >= pair[1].created_unix_ms));
     assert_eq!(ledger.jobs(2).await.expect("jobs").len(), 2);
     assert!(ledger.jobs(0).await.expect("jobs").is_empty());
+}
+
+/// How far a job is queued is noted for a job at work, by whoever noted it last.
+pub async fn what_is_fed_is_noted(ledger: &dyn Ledger, job: &JobId) {
+    assert_eq!(ledger.fed(job).await.expect("fed"), None);
+    open(ledger, job).await;
+    assert_eq!(ledger.fed(job).await.expect("fed"), None);
+    for fed in [
+        Fed { chain: u64::MAX, next: BatchNumber(7) },
+        Fed { chain: 0, next: BatchNumber(0) },
+        Fed { chain: 0x00ab, next: BatchNumber(100_000_000) },
+    ] {
+        ledger.set_fed(job, fed).await.expect("set_fed");
+        open(ledger, job).await;
+        assert_eq!(ledger.fed(job).await.expect("fed"), Some(fed));
+    }
+    // Another submission of that name begins anew.
+    ledger.open(&record(job, CREATED + 1)).await.expect("open");
+    assert_eq!(ledger.fed(job).await.expect("fed"), None);
+}
+
+/// A paused job's batches are neither begun nor claimed, it counts what is finished all the same, and opening it takes
+/// it back to work.
+pub async fn a_paused_job_is_held(ledger: &dyn Ledger, job: &JobId) {
+    assert!(!ledger.pause(job).await.expect("pause"), "it is not known");
+    open(ledger, job).await;
+    ledger.plan_complete(job, 2, 20).await.expect("plan_complete");
+    for _ in 0..2 {
+        assert!(ledger.pause(job).await.expect("pause"));
+        assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Paused));
+    }
+    let begun = ledger.begin(job, BatchNumber(0), Some("w")).await.expect("begin");
+    assert_eq!(begun, Some(Begun { state: JobState::Paused, done: false }));
+    assert!(ledger.claims(job, 10).await.expect("claims").is_empty());
+    assert!(complete(ledger, job, 0, 10).await.first, "what was in hand counts");
+    open(ledger, job).await;
+    assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Running));
+    assert!(ledger.cancel(job).await.expect("cancel"));
+    assert!(!ledger.pause(job).await.expect("pause"), "it was given up");
+    assert_eq!(ledger.state(job).await.expect("state"), Some(JobState::Cancelled));
 }

@@ -41,6 +41,7 @@ impl FaultyBroker {
 fn about(body: &[u8]) -> String {
     match Message::parse(body) {
         Ok(Message::Batch(batch)) => format!("batch {}", batch.batch.0),
+        Ok(Message::Feed(request)) => format!("feed {}", request.from.0),
         Ok(Message::Finalize(_)) => "finalize".to_owned(),
         Err(_) => "junk".to_owned(),
     }

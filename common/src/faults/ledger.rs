@@ -7,7 +7,9 @@ use super::{
 use crate::{
     batch::BatchNumber,
     job::JobId,
-    ledger::{BatchOutcome, Begun, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress},
+    ledger::{
+        BatchOutcome, Begun, Claim, Completion, Fed, JobRecord, JobState, Ledger, LedgerError, Progress,
+    },
 };
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
@@ -132,9 +134,24 @@ impl Ledger for FaultyLedger {
         self.call(what, move |l| async move { l.reclaim(&job, batch, &worker, older_than).await }).await
     }
 
+    async fn set_fed(&self, job: &JobId, fed: Fed) -> Result<(), LedgerError> {
+        let job = job.clone();
+        self.call("set fed".into(), move |l| async move { l.set_fed(&job, fed).await }).await
+    }
+
+    async fn fed(&self, job: &JobId) -> Result<Option<Fed>, LedgerError> {
+        let job = job.clone();
+        self.call("fed".into(), move |l| async move { l.fed(&job).await }).await
+    }
+
     async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError> {
         let job = job.clone();
         self.call("cancel".into(), move |l| async move { l.cancel(&job).await }).await
+    }
+
+    async fn pause(&self, job: &JobId) -> Result<bool, LedgerError> {
+        let job = job.clone();
+        self.call("pause".into(), move |l| async move { l.pause(&job).await }).await
     }
 
     async fn state(&self, job: &JobId) -> Result<Option<JobState>, LedgerError> {

@@ -3,7 +3,7 @@
 //! Also home of the largest batch number, which both refuse alike. It must never answer otherwise than [`super::redis`] does.
 
 use super::{
-    BatchOutcome, Begun, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress,
+    BatchOutcome, Begun, Claim, Completion, Fed, JobRecord, JobState, Ledger, LedgerError, Progress,
     counters::JobCounters,
 };
 use crate::{batch::BatchNumber, job::JobId};
@@ -41,6 +41,7 @@ struct Job {
     /// Plans may be announced before the job is opened; until then it is unknown.
     open: bool,
     counters: JobCounters,
+    fed: Option<Fed>,
     done: HashSet<u64>,
     /// By batch: since when and by whom.
     claims: BTreeMap<u64, (Instant, String)>,
@@ -84,6 +85,13 @@ impl MemoryLedger {
         self.jobs.lock().expect("no panic while the map is held")
     }
 
+    /// Sets the state of a job that is known and `may` get it.
+    fn hold(&self, job: &JobId, state: JobState, may: impl Fn(JobState) -> bool) -> bool {
+        let mut jobs = self.jobs();
+        let job = jobs.get_mut(job).filter(|job| job.open && may(job.counters.state));
+        job.map(|job| job.counters.state = state).is_some()
+    }
+
     fn plan(&self, job: &JobId, batches: u64, images: u64, at_its_end: bool) -> bool {
         let mut jobs = self.jobs();
         let counters = &mut jobs.entry(job.clone()).or_default().counters;
@@ -118,7 +126,7 @@ impl Ledger for MemoryLedger {
             job.counters.queue.clone_from(&record.queue);
             job.counters.created_unix_ms = record.created_unix_ms;
         }
-        if job.counters.state == JobState::Cancelled {
+        if job.counters.state.is_held() {
             let planned = job.counters.plan_complete;
             job.counters.state = if planned { JobState::Running } else { JobState::Enqueuing };
         }
@@ -151,7 +159,7 @@ impl Ledger for MemoryLedger {
         let begun = Begun { state: job.counters.state, done: job.done.contains(&batch.0) };
         if let Some(worker) = claimant
             && !begun.done
-            && begun.state != JobState::Cancelled
+            && !begun.state.is_held()
         {
             job.claims.insert(batch.0, (Instant::now(), worker.to_owned()));
         }
@@ -262,14 +270,21 @@ impl Ledger for MemoryLedger {
         }
     }
 
+    async fn set_fed(&self, job: &JobId, fed: Fed) -> Result<(), LedgerError> {
+        self.jobs().entry(job.clone()).or_default().fed = Some(fed);
+        Ok(())
+    }
+
+    async fn fed(&self, job: &JobId) -> Result<Option<Fed>, LedgerError> {
+        Ok(self.jobs().get(job).and_then(|job| job.fed))
+    }
+
     async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError> {
-        match self.jobs().get_mut(job) {
-            Some(job) if job.open && job.counters.state != JobState::Complete => {
-                job.counters.state = JobState::Cancelled;
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
+        Ok(self.hold(job, JobState::Cancelled, |state| state != JobState::Complete))
+    }
+
+    async fn pause(&self, job: &JobId) -> Result<bool, LedgerError> {
+        Ok(self.hold(job, JobState::Paused, |s| !matches!(s, JobState::Complete | JobState::Cancelled)))
     }
 
     async fn state(&self, job: &JobId) -> Result<Option<JobState>, LedgerError> {

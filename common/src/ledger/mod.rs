@@ -97,6 +97,13 @@ pub struct JobRecord {
     pub created_unix_ms: u64,
 }
 
+impl JobState {
+    /// Whether the job's batches are left alone: given up, or held back for now.
+    pub fn is_held(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Paused)
+    }
+}
+
 impl JobRecord {
     /// What is recorded of `spec`.
     pub fn of(spec: &JobSpec) -> Self {
@@ -167,6 +174,15 @@ pub struct Begun {
     pub done: bool,
 }
 
+/// How far a job's batches are queued, and by whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fed {
+    /// The chain of feed messages that goes on with it; see [`crate::batch::FeedRequest::chain`].
+    pub chain: u64,
+    /// The first batch that is not queued.
+    pub next: BatchNumber,
+}
+
 /// A job's counters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -207,7 +223,7 @@ pub struct Progress {
 /// Progress of all jobs.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Records a job; opening it again changes nothing but takes a cancelled job back to work. Another time of
+    /// Records a job; opening it again changes nothing but takes a cancelled or paused job back to work. Another time of
     /// creation is another job of the same name, whose output was removed: it starts from nothing.
     async fn open(&self, record: &JobRecord) -> Result<(), LedgerError>;
 
@@ -221,7 +237,7 @@ pub trait Ledger: Send + Sync {
     async fn is_done(&self, job: &JobId, batch: BatchNumber) -> Result<bool, LedgerError>;
 
     /// All that is asked before a batch, in one question: `None` if the job is not known. A `claimant` claims the
-    /// batch by it, as by [`Ledger::claim`], unless it is recorded as done or its job is cancelled; a claim that
+    /// batch by it, as by [`Ledger::claim`], unless it is recorded as done or its job is held; a claim that
     /// cannot be written does not fail the question.
     async fn begin(
         &self,
@@ -272,8 +288,18 @@ pub trait Ledger: Send + Sync {
         older_than: Duration,
     ) -> Result<bool, LedgerError>;
 
+    /// Notes how far a job's batches are queued. For sparing work only: two chains of feed messages, or one message that
+    /// comes twice, are told apart by it.
+    async fn set_fed(&self, job: &JobId, fed: Fed) -> Result<(), LedgerError>;
+
+    /// What was noted last; `None` if nothing was, or it is forgotten.
+    async fn fed(&self, job: &JobId) -> Result<Option<Fed>, LedgerError>;
+
     /// Gives a job up; false if it is unknown or already complete.
     async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError>;
+
+    /// Holds a job back; false if it is unknown, complete or given up. Opening it again takes it back to work.
+    async fn pause(&self, job: &JobId) -> Result<bool, LedgerError>;
 
     /// The state, if the job is known.
     async fn state(&self, job: &JobId) -> Result<Option<JobState>, LedgerError>;

@@ -9,7 +9,9 @@
 pub mod cancellation;
 pub mod cut;
 pub mod enumerate;
+pub mod feed;
 pub mod filter;
+pub mod hold;
 pub mod plan_log;
 pub mod preview;
 pub mod publish;
@@ -29,6 +31,7 @@ use crate::{
 };
 
 pub use enumerate::Enumeration;
+pub use feed::Ready;
 pub use preview::{DryRun, dry_run};
 pub use shape::PlanShape;
 pub use submit::{Enlisting, Opened, Planned, enlist, open_output, preflight};

@@ -7,12 +7,13 @@
 use super::{Enlisting, PlanError};
 use crate::{
     audit::part::{Mismatch, mismatch},
-    batch::{BatchDescriptor, BatchNumber, FinalizeRequest, ImageRef, Message},
+    batch::{BatchDescriptor, BatchNumber, FeedRequest, FinalizeRequest, ImageRef, Message},
     broker::{BrokerError, Publication},
+    chance,
     disposition::describe,
     failpoint,
     job::JobSpec,
-    ledger::{Ledger, LedgerError},
+    ledger::{Fed, Ledger, LedgerError},
     results::{OutputLayout, part::read_footer},
     retry::{RetryPolicy, retry},
     storage::Storage,
@@ -37,6 +38,14 @@ where
     F: Future<Output = Result<T, LedgerError>>,
 {
     Ok(retry(ENLIST_RETRY, LedgerError::is_transient, command).await?)
+}
+
+/// Runs a broker command, again if need be.
+pub(super) async fn on_broker<T, F>(command: impl FnMut() -> F) -> Result<T, PlanError>
+where
+    F: Future<Output = Result<T, BrokerError>>,
+{
+    Ok(retry(ENLIST_RETRY, BrokerError::is_transient, command).await?)
 }
 
 /// The batches of an output that have a part.
@@ -74,13 +83,22 @@ pub(super) async fn publish(
     stream::iter(messages).buffer_unordered(ctx.window.max(1)).try_collect().await
 }
 
+/// Asks a worker to queue the batches from `from` on, and takes that over from whoever was asked before.
+pub(super) async fn publish_feed(ctx: &Enlisting<'_>, file: u32, from: BatchNumber) -> Result<(), PlanError> {
+    let JobSpec { job, out, created_unix_ms, .. } = ctx.spec.clone();
+    let chain = chance::number();
+    on_ledger(|| ctx.ledger.set_fed(&job, Fed { chain, next: from })).await?;
+    let request = FeedRequest { job, out, created_unix_ms, chain, file, from };
+    publish_message(ctx, &Message::Feed(request)).await
+}
+
 /// Asks a worker to compare parts and plan.
 pub(super) async fn publish_finalize(ctx: &Enlisting<'_>) -> Result<(), PlanError> {
     let request = FinalizeRequest { job: ctx.spec.job.clone(), out: ctx.spec.out.clone() };
     publish_message(ctx, &Message::Finalize(request)).await
 }
 
-async fn publish_message(ctx: &Enlisting<'_>, message: &Message) -> Result<(), PlanError> {
+pub(super) async fn publish_message(ctx: &Enlisting<'_>, message: &Message) -> Result<(), PlanError> {
     let publication = Publication::new(message.to_json());
     let queue = &ctx.spec.queue;
     let sent =

@@ -5,7 +5,8 @@
 //! It publishes nothing and never touches the output.
 
 use super::{
-    PlanError, cancellation,
+    PlanError,
+    cancellation::{self, Hold},
     publish::{FOOTERS_AT_ONCE, on_ledger, parts_there, record_part},
     shape::PlanShape,
 };
@@ -14,7 +15,7 @@ use crate::{
     disposition::describe,
     finalize::finished_manifest,
     job::{JobId, JobSpec},
-    ledger::{JobRecord, JobState, Ledger, LedgerError},
+    ledger::{JobRecord, Ledger, LedgerError},
     results::OutputLayout,
     storage::Storage,
 };
@@ -37,12 +38,12 @@ pub struct Rebuilt {
     pub job_done: bool,
     /// The job was complete already.
     pub complete: bool,
-    /// The job was given up, and is given up again.
-    pub cancelled: bool,
+    /// The job was given up or held back, and is so again.
+    pub held: bool,
 }
 
 /// Fills `ledger` with what `store` has of the job. What is counted there already stays counted once, and a job that
-/// was cancelled stays so, by the ledger's word or by the mark in the output. Cancel safe: what is missing is filled
+/// was held stays so, by the ledger's word or by the mark in the output. Cancel safe: what is missing is filled
 /// in by the next call.
 ///
 /// # Errors
@@ -80,11 +81,16 @@ async fn fill(
     let shape = PlanShape::read(&**store, layout).await?;
     let there = parts_there(&**store, layout).await?;
     // The last that is read, so that it is no older than a moment: the job may be submitted again while the output is
-    // listed. Opening takes a cancelled job back to work, so the two calls stand next to each other.
-    let cancelled = cancellation::is_marked(&**store, layout).await? || is_cancelled(spec, ledger).await?;
+    // listed. Opening takes a held job back to work, so the two calls stand next to each other.
+    let held = match cancellation::marked(&**store, layout).await? {
+        Some(hold) => Some(hold),
+        None => held(spec, ledger).await?,
+    };
     on_ledger(|| ledger.open(&record)).await?;
-    if cancelled {
-        on_ledger(|| ledger.cancel(&spec.job)).await?;
+    match held {
+        Some(Hold::Cancelled) => drop(on_ledger(|| ledger.cancel(&spec.job)).await?),
+        Some(Hold::Paused) => drop(on_ledger(|| ledger.pause(&spec.job)).await?),
+        None => {}
     }
     let mut there: Vec<u64> = there.into_iter().collect();
     there.sort_unstable();
@@ -105,7 +111,7 @@ async fn fill(
             false
         }
     };
-    Ok(Rebuilt { batches_planned: batches, parts, unusable, job_done, complete: false, cancelled })
+    Ok(Rebuilt { batches_planned: batches, parts, unusable, job_done, complete: false, held: held.is_some() })
 }
 
 /// Whether whoever filled this job's ledger did not come to the end of it: every job has its plan announced before
@@ -117,12 +123,11 @@ pub async fn is_half_filled(job: &JobId, ledger: &dyn Ledger) -> Result<bool, Le
     Ok(ledger.progress(job).await?.is_none_or(|progress| progress.batches_planned == 0))
 }
 
-/// Whether the ledger has this very job, and has it as given up.
-pub(super) async fn is_cancelled(spec: &JobSpec, ledger: &dyn Ledger) -> Result<bool, PlanError> {
+/// How the ledger has this very job as held, if it has.
+pub(super) async fn held(spec: &JobSpec, ledger: &dyn Ledger) -> Result<Option<Hold>, PlanError> {
     let known = on_ledger(|| ledger.progress(&spec.job)).await?;
-    Ok(known.is_some_and(|known| {
-        known.state == JobState::Cancelled && known.created_unix_ms == spec.created_unix_ms
-    }))
+    let known = known.filter(|known| known.created_unix_ms == spec.created_unix_ms);
+    Ok(known.and_then(|known| Hold::of(known.state)))
 }
 
 /// `None` for a part that is none of this job's; `trawl verify` says what is wrong with it.
@@ -152,6 +157,7 @@ async fn record_if_usable(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::JobState;
     use crate::{
         ledger::memory::MemoryLedger,
         planning::{
@@ -171,20 +177,20 @@ mod tests {
         }
         // One that has other rows than planned does not count.
         put_part(&stores, &job, BatchNumber(3), &batches[3].1[..9]).await;
-        cancellation::mark(&*store, &layout, &job, 5).await.unwrap();
+        cancellation::mark(&*store, &layout, &job, Hold::Cancelled, 5).await.unwrap();
         let ledger = MemoryLedger::new();
         let rebuilt = rebuild(&job, &layout, &store, &ledger).await.unwrap();
-        assert_eq!((rebuilt.parts, rebuilt.unusable, rebuilt.cancelled), (4, 1, true));
+        assert_eq!((rebuilt.parts, rebuilt.unusable, rebuilt.held), (4, 1, true));
         let progress = ledger.progress(&job.job).await.unwrap().unwrap();
         assert_eq!((progress.state, progress.images_ok, progress.batches_done), (JobState::Cancelled, 30, 3));
         assert_eq!((progress.batches_planned, progress.images_planned), (10, 95));
 
         open_output(&job, &stores).await.unwrap();
-        assert!(!cancellation::is_marked(&*store, &layout).await.unwrap());
+        assert_eq!(cancellation::marked(&*store, &layout).await.unwrap(), None);
         // The ledger still says so itself, and is believed.
-        assert!(rebuild(&job, &layout, &store, &ledger).await.unwrap().cancelled);
+        assert!(rebuild(&job, &layout, &store, &ledger).await.unwrap().held);
         ledger.forget(&job.job).await.unwrap();
-        assert!(!rebuild(&job, &layout, &store, &ledger).await.unwrap().cancelled);
+        assert!(!rebuild(&job, &layout, &store, &ledger).await.unwrap().held);
         assert_eq!(ledger.state(&job.job).await.unwrap(), Some(JobState::Running));
     }
 }

@@ -4,7 +4,7 @@
 //! what they should be. The order makes a crash at any point harmless, because each step leaves an output that the
 //! next `trawl repair` finds as it is:
 //!
-//! 1. a cancelled job is marked as such in the output, before the ledger is asked to forget it;
+//! 1. a cancelled or paused job is marked as such in the output, before the ledger is asked to forget it;
 //! 2. `_SUCCESS`, then the manifest, are removed if a planned batch has no good part or will lose a bad one: an
 //!    output must never claim to be complete while one of its parts is being removed;
 //! 3. with `discard`, bad parts are removed, each only if it is still the object that was looked at;
@@ -16,9 +16,10 @@
 //! or anything that trawl did not write.
 
 use super::{
-    Enlisting, PlanError, Planned, cancellation,
+    Enlisting, PlanError, Planned,
+    cancellation::{self, Hold},
     publish::{on_ledger, publish_finalize},
-    rebuild::{is_cancelled, rebuild},
+    rebuild::{held, rebuild},
     submit::{enlist_around_bad_parts, output, preflight},
 };
 use crate::{
@@ -110,8 +111,8 @@ pub struct Repaired {
     pub plan_ended: bool,
     /// A worker was asked to compare plan and parts and to write `_SUCCESS`.
     pub finish_requested: bool,
-    /// The job is cancelled: its ledger was rebuilt and nothing was queued.
-    pub cancelled: bool,
+    /// The job is cancelled or paused: its ledger was rebuilt and nothing was queued.
+    pub held: Option<Hold>,
     /// The job is complete: its ledger was rebuilt and nothing was queued.
     pub complete: bool,
 }
@@ -136,12 +137,15 @@ pub async fn repair(
     }
     preflight(spec, ctx.broker, ctx.ledger).await?;
     let mut done = Repaired {
-        cancelled: survey.audit.cancelled || is_cancelled(spec, ctx.ledger).await?,
+        held: match survey.audit.held {
+            Some(hold) => Some(hold),
+            None => held(spec, ctx.ledger).await?,
+        },
         success_removed: survey.takes_success_away(discard),
         ..Repaired::default()
     };
-    if done.cancelled && !survey.audit.cancelled {
-        cancellation::mark(&*store, &layout, spec, crate::config::unix_ms()).await?;
+    if let Some(hold) = done.held.filter(|_| survey.audit.held.is_none()) {
+        cancellation::mark(&*store, &layout, spec, hold, crate::config::unix_ms()).await?;
     }
     if done.success_removed {
         store.delete(&layout.success()).await?;
@@ -152,7 +156,7 @@ pub async fn repair(
     }
     on_ledger(|| ctx.ledger.forget(&spec.job)).await?;
     done.complete = survey.audit.success && !done.success_removed;
-    if done.cancelled || done.complete {
+    if done.held.is_some() || done.complete {
         rebuild(spec, &layout, &store, ctx.ledger).await?;
         return Ok(done);
     }

@@ -12,6 +12,7 @@ use crate::{
     ledger::{JobState, Ledger, memory::MemoryLedger},
     location::Location,
     planning::tests::{FOREVER, OneJob, Outbox, bucket, plan, put_part, spec, submit},
+    planning::{Ready, cancellation::Hold},
     storage::{ListPage, Object, ObjectMeta, PutOutcome, Stores},
 };
 use async_trait::async_trait;
@@ -96,7 +97,7 @@ async fn run(
 ) -> Result<Repaired, String> {
     let (store, layout) = output(job, stores).await.unwrap();
     let survey = Survey::of(&*store, &layout, Depth::Footers, 10).await.map_err(|e| e.to_string())?;
-    let ctx = Enlisting { spec: job, stores, broker: outbox, ledger, window: 4 };
+    let ctx = Enlisting { spec: job, stores, broker: outbox, ledger, window: 4, ready: Ready::All };
     let repaired = repair(ctx, &survey, discard, &mut |_| {}, &CancellationToken::new()).await;
     repaired.map_err(|e| e.to_string())
 }
@@ -228,10 +229,10 @@ async fn a_stopped_producer_is_finished_and_a_cancelled_job_left_alone() {
     ledger.cancel(&job.job).await.unwrap();
     let outbox = Outbox::new(FOREVER);
     let done = run(&stores, &job, &outbox, &ledger, false).await.unwrap();
-    assert_eq!((done.cancelled, numbers(&outbox)), (true, [].into()));
+    assert_eq!((done.held, numbers(&outbox)), (Some(Hold::Cancelled), [].into()));
     ledger.forget(&job.job).await.unwrap();
     let done = run(&stores, &job, &outbox, &ledger, false).await.unwrap();
-    assert_eq!((done.cancelled, numbers(&outbox)), (true, [].into()));
+    assert_eq!((done.held, numbers(&outbox)), (Some(Hold::Cancelled), [].into()));
     assert_eq!(ledger.state(&job.job).await.unwrap(), Some(JobState::Cancelled));
 
     store.delete(&layout.plan_file(0)).await.unwrap();

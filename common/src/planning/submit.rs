@@ -9,12 +9,15 @@ use super::{
     PlanError, cancellation,
     cut::{Cutter, PlanSlice},
     enumerate::{Enumeration, Scope},
+    feed::Ready,
     plan_log::{Appended, PlanLog, read_batches},
-    publish::{BadParts, on_ledger, parts_there, publish, publish_finalize, record_done},
+    publish::{
+        BadParts, on_broker, on_ledger, parts_there, publish, publish_feed, publish_finalize, record_done,
+    },
     rebuild::rebuild,
 };
 use crate::{
-    batch::MAX_BATCH_IMAGES,
+    batch::{BatchNumber, ImageRef, MAX_BATCH_IMAGES},
     broker::Broker,
     job::JobSpec,
     ledger::{JobRecord, JobState, Ledger},
@@ -25,13 +28,20 @@ use crate::{
 use futures::StreamExt;
 use std::{
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Messages in flight to the broker: enough to hide the confirm's round trip, few enough to lose.
 pub const PUBLISH_WINDOW: usize = 256;
+
+/// How often a producer that still lists looks whether the queue has room.
+const QUEUE_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
 
 /// The largest job spec read.
 const MAX_SPEC_BYTES: u64 = 16 << 20;
@@ -49,6 +59,8 @@ pub struct Enlisting<'a> {
     pub ledger: &'a dyn Ledger,
     /// Messages in flight; [`PUBLISH_WINDOW`] unless there is a reason.
     pub window: usize,
+    /// Batches that may wait in the queue; the rest is fed to it from the plan files.
+    pub ready: Ready,
 }
 
 /// What [`open_output`] found.
@@ -69,7 +81,7 @@ pub struct Planned {
     pub batches: u64,
     /// Images in them.
     pub images: u64,
-    /// Batches queued by this call; those that had a part are not.
+    /// Batches queued by this call, or left to be fed to the queue; those that had a part are not.
     pub published: u64,
     /// Objects left out by the filters.
     pub skipped: u64,
@@ -226,6 +238,7 @@ async fn enlist_all(
         store,
         layout,
         bad_parts,
+        queued: AtomicU64::new(0),
         progress: Mutex::new(Progress { planned: Planned::default(), on_progress }),
     };
     let (durable, seen) = watch::channel(PlanState::default());
@@ -259,6 +272,8 @@ struct Enlistment<'a> {
     store: Arc<dyn Storage>,
     layout: OutputLayout,
     bad_parts: BadParts,
+    /// Batches queued.
+    queued: AtomicU64,
     progress: Mutex<Progress<'a>>,
 }
 
@@ -360,6 +375,8 @@ impl Enlistment<'_> {
     /// The publishing half: takes each durable plan file in order.
     async fn publish(&self, mut durable: watch::Receiver<PlanState>) -> Result<(), PlanError> {
         let there = parts_there(&*self.store, &self.layout).await?;
+        // Set when no more is queued here: where a feed goes on, if one is to.
+        let mut rest: Option<Option<(u32, BatchNumber)>> = None;
         for index in 0.. {
             // The channel closes without `finished` only when the listing half has failed, which ends us both.
             let Ok(state) = durable.wait_for(|state| state.files > index || state.finished).await.map(|s| *s)
@@ -370,14 +387,19 @@ impl Enlistment<'_> {
                 break;
             }
             let job = &self.ctx.spec.job;
-            if on_ledger(|| self.ctx.ledger.state(job)).await? == Some(JobState::Cancelled) {
-                return Err(PlanError::Cancelled(job.clone()));
+            match on_ledger(|| self.ctx.ledger.state(job)).await? {
+                Some(JobState::Cancelled) => return Err(PlanError::Cancelled(job.clone())),
+                // Planned to its end, for whoever resumes it.
+                Some(JobState::Paused) => rest = rest.or(Some(None)),
+                Some(JobState::Enqueuing | JobState::Running | JobState::Complete) | None => {}
             }
             let batches = read_batches(&*self.store, &self.layout, index).await?;
             let (done, open): (Vec<_>, Vec<_>) = batches.into_iter().partition(|(n, _)| there.contains(&n.0));
             let done = done.into_iter().map(|(number, images)| (number, images.len() as u64)).collect();
             let published = open.len() as u64;
-            publish(&self.ctx, open).await?;
+            if rest.is_none() {
+                rest = self.publish_some(open, &durable).await?.map(|from| Some((index, from)));
+            }
             let Enlisting { spec, ledger, .. } = self.ctx;
             let job_done =
                 record_done(spec, ledger, &*self.store, &self.layout, done, self.bad_parts).await?;
@@ -386,6 +408,54 @@ impl Enlistment<'_> {
                 planned.job_done |= job_done;
             });
         }
-        Ok(())
+        match rest {
+            Some(Some((file, from))) => publish_feed(&self.ctx, file, from).await,
+            Some(None) | None => Ok(()),
+        }
+    }
+
+    /// Batches that this call queued and that are not done.
+    async fn outstanding(&self) -> Result<usize, PlanError> {
+        let progress = on_ledger(|| self.ctx.ledger.progress(&self.ctx.spec.job)).await?;
+        let done = progress.map_or(0, |progress| progress.batches_done);
+        let left = self.queued.load(Ordering::Relaxed).saturating_sub(done);
+        Ok(usize::try_from(left).unwrap_or(usize::MAX))
+    }
+
+    /// Queues batches as far as the queue takes them: while the listing goes on it is waited for, and after that the
+    /// rest is left, from the batch given back on.
+    async fn publish_some(
+        &self,
+        mut open: Vec<(BatchNumber, Vec<ImageRef>)>,
+        durable: &watch::Receiver<PlanState>,
+    ) -> Result<Option<BatchNumber>, PlanError> {
+        let Enlisting { broker, spec, ready, .. } = self.ctx;
+        if ready == Ready::All {
+            publish(&self.ctx, open).await?;
+            return Ok(None);
+        }
+        let mut durable = durable.clone();
+        while !open.is_empty() {
+            let depth = on_broker(|| broker.depth(&spec.queue)).await?;
+            let limit = ready.limit(depth).unwrap_or(usize::MAX);
+            let room = match depth.is_none_or(|depth| depth.ready == 0) {
+                true => limit,
+                // Of its own, whatever else waits there: those that are queued and not done, some of them in hand.
+                false => limit.saturating_mul(2).saturating_sub(self.outstanding().await?).min(limit),
+            };
+            let later = open.split_off(room.min(open.len()));
+            let now = std::mem::replace(&mut open, later);
+            self.queued.fetch_add(now.len() as u64, Ordering::Relaxed);
+            publish(&self.ctx, now).await?;
+            let Some((next, _)) = open.first() else { break };
+            if durable.borrow().finished {
+                return Ok(Some(*next));
+            }
+            let finished = durable.wait_for(|state| state.finished);
+            if tokio::time::timeout(QUEUE_LOOKED_AT_EVERY, finished).await.is_ok() {
+                return Ok(Some(*next));
+            }
+        }
+        Ok(None)
     }
 }

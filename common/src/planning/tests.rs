@@ -7,7 +7,7 @@ use crate::{
     batch::{BatchNumber, ImageRef, Message},
     broker::{Broker, Consumer, DeadLetter, Judge, Publication, QueueDepth, Verdict, memory::MemoryBroker},
     job::{Decode, JOB_SPEC_VERSION, JobSpec, ModelRef, Orient, Precision, QueueName, Truncated},
-    ledger::{BatchOutcome, Begun, Claim, Completion, JobRecord, JobState, Ledger, Progress},
+    ledger::{BatchOutcome, Begun, Claim, Completion, Fed, JobRecord, JobState, Ledger, Progress},
     location::Location,
     results::{
         Columns, OutputLayout, PartFooter, encode_part,
@@ -130,6 +130,15 @@ impl Ledger for OneJob {
         self.call()?.open = true;
         Ok(())
     }
+    async fn pause(&self, _: &JobId) -> Result<bool, LedgerError> {
+        Ok(false)
+    }
+    async fn set_fed(&self, _: &JobId, _: Fed) -> Result<(), LedgerError> {
+        self.call().map(drop)
+    }
+    async fn fed(&self, _: &JobId) -> Result<Option<Fed>, LedgerError> {
+        Ok(None)
+    }
     async fn planned(&self, _: &JobId, batches: u64, images: u64) -> Result<(), LedgerError> {
         let mut state = self.call()?;
         state.planned = state.planned.max((batches, images));
@@ -208,7 +217,7 @@ impl Outbox {
         let sent = self.sent.lock().unwrap();
         let batch = |message: &Message| match message {
             Message::Batch(batch) => Some((batch.batch, batch.images.clone())),
-            Message::Finalize(_) => None,
+            Message::Feed(_) | Message::Finalize(_) => None,
         };
         sent.iter().filter_map(batch).collect()
     }
@@ -254,7 +263,7 @@ pub(crate) async fn submit(
     ledger: &dyn Ledger,
 ) -> Result<Planned, PlanError> {
     let (_, spec) = open_output(spec, stores).await?;
-    let ctx = Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW };
+    let ctx = Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready: Ready::All };
     enlist(ctx, &mut |_| {}, &CancellationToken::new()).await
 }
 
@@ -282,7 +291,14 @@ async fn a_new_job_is_planned_and_published_in_order() {
     let mut seen = Vec::new();
     let (opened, job) = open_output(&job, &stores).await.unwrap();
     assert_eq!(opened, Opened::New);
-    let ctx = Enlisting { spec: &job, stores: &stores, broker: &outbox, ledger: &ledger, window: 3 };
+    let ctx = Enlisting {
+        spec: &job,
+        stores: &stores,
+        broker: &outbox,
+        ledger: &ledger,
+        window: 3,
+        ready: Ready::All,
+    };
     let planned = enlist(ctx, &mut |planned| seen.push(*planned), &CancellationToken::new()).await.unwrap();
     let expected = Planned {
         batches: 1235,
@@ -316,7 +332,14 @@ async fn planning_can_be_spawned() {
     let (outbox, ledger) = (Outbox::new(FOREVER), OneJob::new(FOREVER));
     spawnable(preflight(&job, &outbox, &ledger)).await.unwrap();
     spawnable(open_output(&job, &stores)).await.unwrap();
-    let ctx = Enlisting { spec: &job, stores: &stores, broker: &outbox, ledger: &ledger, window: 1 };
+    let ctx = Enlisting {
+        spec: &job,
+        stores: &stores,
+        broker: &outbox,
+        ledger: &ledger,
+        window: 1,
+        ready: Ready::All,
+    };
     spawnable(enlist(ctx, &mut |_| {}, &CancellationToken::new())).await.unwrap();
     spawnable(dry_run(&job, &stores)).await.unwrap();
     let out = Location::parse(&job.out, Path::new("/")).unwrap();
@@ -379,7 +402,14 @@ async fn cancelling_ends_the_producer() {
     assert!(matches!(error, PlanError::Cancelled(_)), "{error}");
     let stop = CancellationToken::new();
     stop.cancel();
-    let ctx = Enlisting { spec: &job, stores: &stores, broker: &outbox, ledger: &ledger, window: 1 };
+    let ctx = Enlisting {
+        spec: &job,
+        stores: &stores,
+        broker: &outbox,
+        ledger: &ledger,
+        window: 1,
+        ready: Ready::All,
+    };
     let error = enlist(ctx, &mut |_| {}, &stop).await.unwrap_err();
     assert!(matches!(error, PlanError::Interrupted), "{error}");
     assert!(outbox.batches().is_empty());
@@ -390,7 +420,14 @@ async fn a_queue_with_few_places_does_not_hold_back_the_plan() {
     let (stores, job) = (bucket(500).await, spec(&["s3://b/p"]));
     let (broker, ledger) = (MemoryBroker::with_capacity(2), OneJob::new(FOREVER));
     let (_, job) = open_output(&job, &stores).await.unwrap();
-    let ctx = Enlisting { spec: &job, stores: &stores, broker: &broker, ledger: &ledger, window: 4 };
+    let ctx = Enlisting {
+        spec: &job,
+        stores: &stores,
+        broker: &broker,
+        ledger: &ledger,
+        window: 4,
+        ready: Ready::All,
+    };
     let cancel = CancellationToken::new();
     let mut planned = Planned::default();
     let mut on_progress = |now: &Planned| {

@@ -86,6 +86,11 @@ impl OutputLayout {
     pub fn cancelled(&self) -> String {
         self.key("_trawl/_CANCELLED")
     }
+
+    /// Says that the job is held back for now.
+    pub fn paused(&self) -> String {
+        self.key("_trawl/_PAUSED")
+    }
     /// The name of an object that lies directly in the output, where readers of `OUT/*.parquet` look.
     pub fn top_level_name<'k>(&self, key: &'k str) -> Option<&'k str> {
         key.strip_prefix(&self.prefix()).filter(|name| !name.is_empty() && !name.contains('/'))

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Mutex};
 use trawl_common::{
     batch::BatchNumber,
     broker::memory::MemoryBroker,
-    ledger::{BatchOutcome, Begun, Claim, Completion, JobRecord},
+    ledger::{BatchOutcome, Begun, Claim, Completion, Fed, JobRecord},
 };
 
 enum Answer {
@@ -29,6 +29,15 @@ impl Scripted {
 impl Ledger for Scripted {
     async fn open(&self, _: &JobRecord) -> Result<(), LedgerError> {
         unreachable!("following a job changes nothing")
+    }
+    async fn pause(&self, _: &JobId) -> Result<bool, LedgerError> {
+        unreachable!("following a job changes nothing")
+    }
+    async fn set_fed(&self, _: &JobId, _: Fed) -> Result<(), LedgerError> {
+        unreachable!("following a job changes nothing")
+    }
+    async fn fed(&self, _: &JobId) -> Result<Option<Fed>, LedgerError> {
+        unreachable!("following a job asks for counters only")
     }
     async fn planned(&self, _: &JobId, _: u64, _: u64) -> Result<(), LedgerError> {
         unreachable!("following a job changes nothing")

@@ -1,6 +1,6 @@
 //! Intake: from a delivery to an open batch, or to the reason why there is nothing to compute.
 //!
-//! The first stage. Asks, in this order and cheapest first: is the message ours, is the job cancelled, is
+//! The first stage. Asks, in this order and cheapest first: is the message ours, is the job held, is
 //! its part there already (asked if the ledger says so or the broker has delivered it before). Only then is
 //! anything fetched. The ledger is asked once, and claims the batch by it. It must never ack: that is settle's.
 
@@ -10,15 +10,16 @@ use std::sync::Arc;
 use trawl_common::{
     batch::BatchDescriptor,
     disposition::{Failure, describe},
-    ledger::{BatchOutcome, Begun, JobState},
+    ledger::{BatchOutcome, Begun},
     location::Location,
     results::{OutputLayout, part},
 };
 
 /// What a batch needs.
 pub enum Intake {
-    /// Nothing: the job was cancelled, or its output removed and submitted anew.
-    Cancelled,
+    /// Nothing: the job was cancelled or is paused (whoever resumes it queues it anew), or its output was removed and
+    /// submitted anew.
+    Held,
     /// Only the commit: an earlier attempt wrote its part.
     Written(BatchOutcome),
     /// The work.
@@ -28,7 +29,7 @@ pub enum Intake {
 /// What the ledger knows of a batch.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    cancelled: bool,
+    held: bool,
     may_be_written: bool,
     claimed: bool,
     asked_in_vain: bool,
@@ -36,9 +37,9 @@ struct Known {
 
 impl Known {
     fn of(begun: Begun) -> Self {
-        let cancelled = begun.state == JobState::Cancelled;
-        // What is done, or given up, is not claimed by the question.
-        Self { cancelled, claimed: !begun.done && !cancelled, ..Self::default() }
+        let held = begun.state.is_held();
+        // What is done, or held, is not claimed by the question.
+        Self { held, claimed: !begun.done && !held, ..Self::default() }
     }
 }
 
@@ -57,8 +58,8 @@ impl Pipeline {
         trawl_common::failpoint::hit(trawl_common::failpoint::INTAKE_BEFORE).await;
         let claimant = (!unclaimed).then_some(self.worker.as_str());
         let known = self.ask_ledger(descriptor, claimant).await;
-        if known.cancelled {
-            return Ok(Intake::Cancelled);
+        if known.held {
+            return Ok(Intake::Held);
         }
         if seen || known.may_be_written {
             let out = Location::parse(&descriptor.out, std::path::Path::new("/"))
@@ -82,7 +83,7 @@ impl Pipeline {
         let Some(job) = self.jobs.get(descriptor).await? else {
             // What was claimed is the batch of this number in another submission, by a message that is not of it.
             self.release(descriptor).await;
-            return Ok(Intake::Cancelled);
+            return Ok(Intake::Held);
         };
         if let Some(worker) = claimant.filter(|_| !known.asked_in_vain && !known.claimed)
             && let Err(error) = self.ledger.claim(&descriptor.job, descriptor.batch, worker).await

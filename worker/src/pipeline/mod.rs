@@ -7,6 +7,7 @@
 //! `serve` (RabbitMQ, Redis, a bucket) and `run` (everything in this process).
 
 pub mod batch;
+mod feed;
 pub mod fetch;
 pub mod handover;
 pub mod in_hand;
@@ -56,6 +57,7 @@ use trawl_common::{
     location::Location,
     planning::{
         PlanError,
+        feed::Ready,
         rebuild::{Rebuilt, is_half_filled, rebuild},
     },
     results::row::ResultRow,
@@ -94,6 +96,8 @@ pub struct Pipeline {
     pub room: Room,
     /// When somebody else's batch may be taken; `None` leaves it to them.
     pub reclaim_after: Option<Duration>,
+    /// How many batches of a job may wait in the queue.
+    pub ready: Ready,
     /// Jobs that idle looks found not to move.
     pub stalled: tail::Stalled,
     /// Batches that were in work when an earlier process of this job ended without a word, by number; only an
@@ -156,6 +160,7 @@ impl Pipeline {
             finished: watch::Sender::new(0),
             room: self.room.clone(),
             reclaim_after: self.reclaim_after,
+            ready: self.ready,
             stalled: tail::Stalled::default(),
             begun: self.begun.clone(),
             in_hand: self.in_hand.clone(),
@@ -244,6 +249,10 @@ impl Pipeline {
                 }
                 self.settle(delivery, Some(&subject), finished).await;
             }
+            Ok(Message::Feed(request)) => {
+                let fed = self.feed_on(&request).await.map(|()| Finished::Dropped);
+                self.settle(delivery, None, fed).await;
+            }
             Ok(Message::Finalize(request)) => {
                 let finished = self.finish(&request).await.map(|()| Finished::Dropped);
                 self.settle(delivery, None, finished).await;
@@ -254,7 +263,7 @@ impl Pipeline {
     /// A batch from its message to its encoded part.
     async fn work(&self, descriptor: BatchDescriptor, sight: Sight) -> Result<Finished, Failure> {
         let job = match self.take_in(&descriptor, sight.seen || sight.alone, sight.alone).await? {
-            Intake::Cancelled => return Ok(Finished::Dropped),
+            Intake::Held => return Ok(Finished::Dropped),
             Intake::Written(outcome) => return Ok(Finished::Written(outcome)),
             Intake::Compute(job) => job,
         };

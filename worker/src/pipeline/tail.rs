@@ -111,6 +111,14 @@ impl Pipeline {
             return self.ask_for_finish(&job.job, &job.out).await;
         }
         if rebuilt.parts < rebuilt.batches_planned {
+            // With no dead letter anywhere nobody gave them up: the queue, or the message that feeds it, was lost.
+            if job.state == JobState::Running && self.broker.dead_depth().await.is_ok_and(|dead| dead == 0) {
+                tracing::warn!(
+                    job.id = %job.job, missing = rebuilt.batches_planned - rebuilt.parts,
+                    "batches of a job have no part, no message and no worker, and none is a dead letter: queueing them again"
+                );
+                return self.feed_anew(&job.job, &job.out, job.created_unix_ms).await;
+            }
             tracing::warn!(
                 job.id = %job.job, missing = rebuilt.batches_planned - rebuilt.parts,
                 "batches of a job have no part, no message and no worker: `trawl repair {}` queues them", job.out

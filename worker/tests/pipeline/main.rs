@@ -1,5 +1,6 @@
 //! The pipeline on the in-memory seams with the fake model: what a job's rows are, and what failures cost.
 
+mod feeding;
 mod refusals;
 mod rows;
 mod survival;
@@ -24,7 +25,10 @@ use trawl_common::{
     ledger::{JobState, Ledger, memory::MemoryLedger},
     location::Location,
     model_file::ModelFile,
-    planning::submit::{Enlisting, PUBLISH_WINDOW, enlist, open_output},
+    planning::{
+        Ready,
+        submit::{Enlisting, PUBLISH_WINDOW, enlist, open_output},
+    },
     results::{OutputLayout, part_rows::read_rows, row::Outcome, row::ResultRow},
     shutdown::Shutdown,
     storage::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError, Stores},
@@ -76,6 +80,7 @@ impl Loader for FakeLoader {
 }
 
 /// Everything a job needs, in memory.
+#[derive(Clone)]
 struct Scene {
     stores: Arc<Stores>,
     bucket: Arc<dyn Storage>,
@@ -83,6 +88,8 @@ struct Scene {
     ledger: Arc<MemoryLedger>,
     spec: JobSpec,
     recipe: Recipe,
+    /// How many batches may wait in the queue.
+    ready: Ready,
 }
 
 impl Scene {
@@ -120,7 +127,15 @@ impl Scene {
         };
         let retries = RetryPolicy { delay: Duration::from_millis(5), max_attempts: 2, max_deferrals: 2 };
         let broker = MemoryBroker::new().with_retries(retries);
-        Self { stores, bucket, broker, ledger: Arc::new(MemoryLedger::new()), spec, recipe }
+        Self {
+            stores,
+            bucket,
+            broker,
+            ledger: Arc::new(MemoryLedger::new()),
+            spec,
+            recipe,
+            ready: Ready::All,
+        }
     }
 
     /// Plain images of one colour each: the model's crop of such an image is that colour all over.
@@ -142,6 +157,7 @@ impl Scene {
             broker: &self.broker,
             ledger: &*self.ledger,
             window: PUBLISH_WINDOW,
+            ready: self.ready,
         };
         enlist(ctx, &mut |_| {}, &CancellationToken::new()).await.unwrap();
     }
@@ -175,6 +191,7 @@ impl Scene {
             attempts: Arc::default(),
             finished: watch::Sender::new(0),
             room: Room::default(),
+            ready: self.ready,
             reclaim_after: None,
             stalled: Stalled::default(),
             begun: None,
@@ -187,6 +204,11 @@ impl Scene {
 
     /// Serves until `enough`, then drains.
     async fn serve(&self, pipeline: &Arc<Pipeline>, enough: impl AsyncFn() -> bool) {
+        self.serve_for(pipeline, PATIENCE, enough).await;
+    }
+
+    /// The same with another patience.
+    async fn serve_for(&self, pipeline: &Arc<Pipeline>, patience: Duration, enough: impl AsyncFn() -> bool) {
         let shutdown = Shutdown::manual();
         let consumer = self.broker.consume(&self.spec.queue, 2).await.unwrap();
         let serving = {
@@ -198,7 +220,7 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, wait).await.expect("the condition holds in time");
+        tokio::time::timeout(patience, wait).await.expect("the condition holds in time");
         shutdown.drain();
         assert_eq!(serving.await.unwrap().unwrap(), Drained::Clean);
     }

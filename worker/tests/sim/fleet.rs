@@ -33,7 +33,7 @@ use trawl_common::{
     model_file::ModelFile,
     offload,
     planning::{
-        PlanError,
+        PlanError, Ready,
         submit::{Enlisting, PUBLISH_WINDOW, enlist, open_output},
     },
     results::OutputLayout,
@@ -265,6 +265,7 @@ impl Fleet {
             finished: watch::Sender::new(0),
             order: if broken { SettleOrder::AckFirst } else { SettleOrder::AckLast },
             room: Room::default(),
+            ready: Ready::AtMost(2),
             reclaim_after: self.scenario.reclaim_after,
             stalled: trawl_worker::pipeline::tail::Stalled::default(),
             begun: None,
@@ -317,6 +318,7 @@ impl Fleet {
             broker: &broker,
             ledger: &ledger,
             window: PUBLISH_WINDOW,
+            ready: Ready::AtMost(2),
         };
         enlist(ctx, &mut |_| {}, &CancellationToken::new()).await.map(drop)
     }

@@ -11,7 +11,7 @@ mod connection;
 mod keys;
 
 use super::{
-    BatchOutcome, Begun, Claim, Completion, JobRecord, JobState, Ledger, LedgerError, Progress,
+    BatchOutcome, Begun, Claim, Completion, Fed, JobRecord, JobState, Ledger, LedgerError, Progress,
     memory::check_batch,
 };
 use crate::{batch::BatchNumber, job::JobId};
@@ -29,6 +29,9 @@ use std::{
 /// Jobs whose progress is asked for at a time.
 const JOBS_IN_FLIGHT: usize = 16;
 
+/// In a job's meta hash: how far its batches are queued.
+const FED: &str = "fed";
+
 /// The index of all jobs.
 const INDEX: &str = "trawl:jobs";
 
@@ -39,7 +42,7 @@ static COMPLETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!(".
 static FINALIZED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/finalized.lua")));
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/claim.lua")));
 static CLAIMS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/claims.lua")));
-static CANCEL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/cancel.lua")));
+static HOLD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/hold.lua")));
 static PROGRESS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/progress.lua")));
 
 /// A connection to the ledger; clones share it.
@@ -69,6 +72,16 @@ impl RedisLedger {
 
     fn state_of(&self, text: &str) -> Result<JobState, LedgerError> {
         parse_state(text).ok_or_else(|| self.other(format!("`{text}` is no state of a job")))
+    }
+
+    async fn hold(&self, job: &JobId, state: &str) -> Result<bool, LedgerError> {
+        let keys = Keys::of(job);
+        self.run(|mut link| {
+            let mut call = HOLD.key(&keys.meta);
+            call.arg(state);
+            async move { call.invoke_async(&mut link).await }
+        })
+        .await
     }
 
     /// Claims a batch, or takes a claim over that is `older_than_ms` old; -1 minds no earlier claim.
@@ -251,13 +264,41 @@ impl Ledger for RedisLedger {
         self.stake(job, batch, worker, older_than_ms).await
     }
 
-    async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError> {
+    async fn set_fed(&self, job: &JobId, fed: Fed) -> Result<(), LedgerError> {
         let keys = Keys::of(job);
-        self.run(|mut link| {
-            let call = CANCEL.key(&keys.meta);
-            async move { call.invoke_async(&mut link).await }
+        self.run(|link| {
+            let mut set = redis::cmd("HSET");
+            set.arg(&keys.meta).arg(FED).arg(format!("{:016x}:{}", fed.chain, fed.next.0));
+            query::<u64>(link, set)
         })
         .await
+        .map(drop)
+    }
+
+    async fn fed(&self, job: &JobId) -> Result<Option<Fed>, LedgerError> {
+        let keys = Keys::of(job);
+        let text: Option<String> = self
+            .run(|link| {
+                let mut get = redis::cmd("HGET");
+                get.arg(&keys.meta).arg(FED);
+                query(link, get)
+            })
+            .await?;
+        // What is not readable is as good as forgotten.
+        let parsed = text.as_deref().and_then(|text| {
+            let (chain, next) = text.split_once(':')?;
+            let chain = u64::from_str_radix(chain, 16).ok()?;
+            Some(Fed { chain, next: BatchNumber(next.parse().ok()?) })
+        });
+        Ok(parsed)
+    }
+
+    async fn cancel(&self, job: &JobId) -> Result<bool, LedgerError> {
+        self.hold(job, "cancelled").await
+    }
+
+    async fn pause(&self, job: &JobId) -> Result<bool, LedgerError> {
+        self.hold(job, "paused").await
     }
 
     async fn state(&self, job: &JobId) -> Result<Option<JobState>, LedgerError> {

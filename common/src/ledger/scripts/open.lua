@@ -1,4 +1,4 @@
--- Records a job, or takes a cancelled one back to work; anything else is left as it is.
+-- Records a job, or takes a held one back to work; anything else is left as it is.
 -- KEYS: meta, done, errors, rate, claims, claimers. ARGV: out, queue, created (ms since 1970).
 -- Another time of creation is another job of the same name, whose output was removed: nothing of the old one holds.
 local had = redis.call('HGET', KEYS[1], 'created')
@@ -15,7 +15,7 @@ redis.call('HSETNX', KEYS[1], 'queue', ARGV[2])
 redis.call('HSETNX', KEYS[1], 'created', ARGV[3])
 redis.call('HSETNX', KEYS[1], 'open', '1')
 local state = redis.call('HGET', KEYS[1], 'state')
-if not state or state == 'cancelled' then
+if not state or state == 'cancelled' or state == 'paused' then
   if redis.call('HGET', KEYS[1], 'plan_complete') then
     redis.call('HSET', KEYS[1], 'state', 'running')
   else

@@ -119,7 +119,14 @@ async fn a_ledger_that_is_wiped_after_the_last_batch_does_not_leave_the_job_unfi
         put_part(&stores, &job, *number, images).await;
     }
     let (outbox, ledger) = (Outbox::new(FOREVER), MemoryLedger::new());
-    let ctx = Enlisting { spec: &job, stores: &stores, broker: &outbox, ledger: &ledger, window: 8 };
+    let ctx = Enlisting {
+        spec: &job,
+        stores: &stores,
+        broker: &outbox,
+        ledger: &ledger,
+        window: 8,
+        ready: Ready::All,
+    };
     let planned = enlist(ctx, &mut |_| ledger.wipe(), &CancellationToken::new()).await.unwrap();
     assert_eq!((planned.published, planned.job_done, outbox.finalizes()), (0, true, 1));
     let progress = ledger.progress(&job.job).await.unwrap().expect("it is rebuilt");
