@@ -111,6 +111,11 @@ fn whatever_ends_the_screen_the_terminal_is_given_back() {
         assert!(text.contains(&format!("stopped watching; job {job} goes on")), "{text}");
         assert_restored(&terminal, round);
     }
+    // A panic: its words are below what the shell showed, and readable.
+    terminal.enter(&format!("clear; TRAWL_FAILPOINTS=screen.draw=panic@3 trawl watch {job}; echo end-$?"));
+    let text = terminal.wait("the end", |text| text.contains("end-101"));
+    assert!(text.contains("the failpoint `screen.draw` panics as told"), "{text}");
+    assert_restored(&terminal, "panicked");
     // All jobs: leaving is no failure. Ctrl-Z gives the terminal back for a while.
     terminal.enter("clear; trawl watch; echo five ended with $?");
     terminal.wait("the list", |text| text.contains("SUBMITTED") && text.contains(&job));

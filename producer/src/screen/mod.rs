@@ -29,6 +29,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
     config::{exit, unix_ms},
+    failpoint,
     ledger::{LedgerError, Progress},
 };
 
@@ -84,6 +85,7 @@ pub async fn run(w: &Watched<'_>) -> Result<Ended, Stop> {
         for line in screen.news() {
             state.say(line, Instant::now());
         }
+        failpoint::hit(failpoint::SCREEN_DRAW).await;
         let at = (Instant::now(), unix_ms());
         screen.draw(|frame| draw::frame(frame, &state, w.look, at)).map_err(terminal_gone)?;
         tokio::select! {
