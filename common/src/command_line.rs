@@ -58,7 +58,7 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     let remarks = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     // Both have sections of their own; the generator would join them to others.
     let shown = command.clone().display_name(name).before_help(None).after_help(None);
-    let man = Man::new(shown);
+    let man = Man::new(shown).source(concat!("trawl ", env!("CARGO_PKG_VERSION")));
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;

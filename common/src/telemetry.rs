@@ -23,7 +23,7 @@ const QUIET: &str = "lapin=off,aws_config=warn,aws_sdk_s3=warn,aws_runtime=warn,
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people; coloured where [`terminal::colour`] says so.
+    /// For people, coloured on a terminal.
     Pretty,
     /// One JSON object a line.
     Json,

@@ -31,8 +31,13 @@ impl Terminal {
         let mut command = terminal.tmux();
         command.args(["-f", "/dev/null", "-u", "new-session", "-d", "-s", "t", "-x", &width, "-y", &height]);
         command.arg("-c").arg(dir);
-        // A shell without anybody's configuration.
-        command.args(["env", "PS1=$ ", "TERM=screen-256color", "LC_ALL=C.UTF-8"]);
+        // A shell without anybody's configuration; what the developer's shell exports must not reach the tests.
+        command.args(["env", "-i", "PS1=$ ", "TERM=screen-256color", "LC_ALL=C.UTF-8"]);
+        for kept in ["PATH", "HOME", "TMPDIR"] {
+            if let Ok(value) = std::env::var(kept) {
+                command.arg(format!("{kept}={value}"));
+            }
+        }
         command.args(variables.iter().map(|(name, value)| format!("{name}={value}")));
         command.args(["/bin/sh", "-i"]);
         let opened = command.output().expect("tmux starts");

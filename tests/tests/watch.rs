@@ -59,7 +59,9 @@ fn a_job_is_watched_to_its_end_and_the_terminal_is_given_back() {
     assert_eq!(terminal.is_full_screen(), (true, true));
     assert!(terminal.is_coloured());
 
-    let worker = scene.worker(&["--micro-batch", "4"]);
+    // A batch takes so long on any machine, and 60 of them, two at a time, long enough for all that follows.
+    let slowly = [("TRAWL_FAILPOINTS", "settle.put.before=pause:400ms")];
+    let worker = scene.worker_with(&["--micro-batch", "4"], &slowly);
     let begun = terminal.wait("progress", |text| done(text).is_some_and(|done| done > 0 && done < IMAGES));
     let later = terminal.wait("more of it", |text| done(text) > done(&begun));
     assert!(later.contains("running") && later.contains("1 consumer"), "{later}");
@@ -78,8 +80,8 @@ fn a_job_is_watched_to_its_end_and_the_terminal_is_given_back() {
     terminal.wait("the keys", |text| text.contains("leave; the job goes on"));
     terminal.press("?");
 
-    let ended = terminal.wait("the end", |text| text.contains("ended with"));
-    assert!(ended.contains("ended with 0") && ended.contains("240 ok, 0 failed"), "{ended}");
+    let ended = terminal.wait("the end", |text| text.contains("ended with 0"));
+    assert!(ended.contains("240 ok, 0 failed"), "{ended}");
     assert!(ended.contains("stages") && ended.contains("hint: `trawl results"), "{ended}");
     assert_restored(&terminal, "restored");
     drop(worker);
