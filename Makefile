@@ -9,7 +9,10 @@ PYTHON := .venv/bin/python -B
 # rustup's place, for a shell that did not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test check sim lint chaos bench bench-peers stack-up stack-down clean distclean
+# Folder of `make man`.
+MAN_DIR ?= man/man1
+
+.PHONY: help man setup demo test check sim lint chaos bench bench-peers stack-up stack-down clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +67,11 @@ stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
 
 stack-down: ## stop them and remove their data
 	@deploy/stack down
+
+man: ## MAN_DIR=man/man1: the manual pages of both programs (read one with `man ./man/man1/trawl.1`)
+	@$(SETUP) build
+	cargo build -p trawl-producer -p trawl-worker --bins
+	@for program in trawl trawl-worker; do $${CARGO_TARGET_DIR:-target}/debug/$$program man $(MAN_DIR) | wc -l | xargs echo $$program pages:; done
 
 clean: stack-down ## remove what was built and what demo and bench-peers made, but its figures
 	cargo clean

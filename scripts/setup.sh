@@ -52,6 +52,8 @@ if want servers; then
 	has redis-server || has valkey-server || need redis-server
 	# The tests of TLS make a CA of their own.
 	has openssl || need openssl
+	# The tests of `trawl watch` look at a terminal.
+	has tmux || need tmux
 	# The tests of deploy/: promtool comes with Prometheus.
 	has promtool && has prometheus || need prometheus
 	has systemd-analyze || need systemd

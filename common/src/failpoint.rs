@@ -12,7 +12,7 @@
 pub const ENABLED: bool = cfg!(any(feature = "failpoints", debug_assertions));
 
 /// Every place there is, in the order of a job's life; a name that is not here is refused at the start.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 19] = [
     PLAN_DURABLE,
     PUBLISH_BEFORE,
     PUBLISH_AFTER,
@@ -31,6 +31,7 @@ pub const NAMES: [&str; 18] = [
     SUCCESS_BEFORE,
     FINISH_PUBLISHED,
     FINALIZED,
+    SCREEN_DRAW,
 ];
 
 /// A plan file is durable, nothing of it is published.
@@ -69,6 +70,8 @@ pub const MANIFEST_BEFORE: &str = "finalize.manifest.before";
 pub const SUCCESS_BEFORE: &str = "finalize.success.before";
 /// `_SUCCESS` is there.
 pub const FINALIZED: &str = "finalize.after";
+/// A frame of `trawl watch` is about to be drawn; no batch comes here.
+pub const SCREEN_DRAW: &str = "screen.draw";
 
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod armed;

@@ -9,10 +9,13 @@
 //! [`ledger`] -> [`finalize`] -> [`audit`].
 
 pub mod audit;
+#[cfg(feature = "bar")]
+pub mod bar;
 pub mod batch;
 pub mod broker;
 pub mod bundle;
 pub mod chance;
+pub mod command_line;
 pub mod config;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
@@ -23,6 +26,7 @@ pub mod failpoint;
 #[cfg(any(test, feature = "testing"))]
 pub mod faults;
 pub mod finalize;
+pub mod fleet;
 pub mod job;
 pub mod ledger;
 pub mod location;
@@ -34,6 +38,9 @@ pub mod retry;
 pub mod services;
 pub mod shutdown;
 pub mod stages;
+pub mod standing;
 pub mod storage;
 pub mod telemetry;
+pub mod terminal;
+pub mod text;
 pub mod tls;

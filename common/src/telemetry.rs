@@ -3,7 +3,10 @@
 //! Set up once, first thing in each binary. Data goes to stdout and never through here. [`Redacted`] is for
 //! URLs in messages: credentials must never reach a log.
 
-use std::{env, fmt, io, io::IsTerminal};
+pub mod held;
+
+use crate::terminal;
+use std::{env, fmt, io};
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
@@ -20,7 +23,7 @@ const QUIET: &str = "lapin=off,aws_config=warn,aws_sdk_s3=warn,aws_runtime=warn,
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people: coloured on a terminal, plain elsewhere or with `NO_COLOR`.
+    /// For people, coloured on a terminal.
     Pretty,
     /// One JSON object a line.
     Json,
@@ -47,13 +50,26 @@ pub fn init(format: LogFormat, default_level: Level) -> Result<(), TelemetryErro
         env::var(name).ok().filter(|value| !value.trim().is_empty()).map(|value| (name, value))
     });
     let filter = filter(asked, default_level)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| OneLine(io::stderr()));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| OneLine(Stderr));
     // An error means that a subscriber is there already; it stays.
     let _ = match format {
-        LogFormat::Pretty => lines.with_ansi(colour()).try_init(),
+        LogFormat::Pretty => lines.with_ansi(terminal::colour(&io::stderr())).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).try_init(),
     };
     Ok(())
+}
+
+/// Stderr, unless a screen is up there. The formatter writes an event at once.
+struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        if held::takes(event) { Ok(event.len()) } else { io::stderr().write(event) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// Keeps an event on its line: keys and servers' answers in it may hold line breaks, and a forged line looks like
@@ -113,13 +129,6 @@ fn filter(asked: Option<(&'static str, String)>, default_level: Level) -> Result
         value: value.chars().take(200).collect(),
         reason: error.to_string(),
     })
-}
-
-/// Whether stderr takes colour: a terminal that is not dumb, and nobody asked for none (no-color.org).
-fn colour() -> bool {
-    let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let dumb = env::var_os("TERM").is_some_and(|value| value == "dumb");
-    !no_color && !dumb && io::stderr().is_terminal()
 }
 
 /// Displays a URL without user, password, query and fragment. Doubtful texts lose more rather than less:

@@ -3,7 +3,7 @@
 //! What is done and in which order is `trawl_common::planning::hold`'s. Nothing is taken from the queue and nothing in
 //! the output is deleted: workers drop the batches of a held job as they come to them.
 
-use crate::{errors::Stop, report};
+use crate::{errors::Stop, report, target};
 use serde::Serialize;
 use std::{io::Write, sync::Arc};
 use trawl_common::{
@@ -37,7 +37,10 @@ pub async fn run(
     output: OutputFormat,
     out: &mut dyn Write,
 ) -> Result<u8, Stop> {
-    let marked = hold_back(stores, ledger, job, hold).await?;
+    let marked = match hold_back(stores, ledger, job, hold).await {
+        Ok(marked) => marked,
+        Err(error) => return Err(target::suggest(ledger, job, error.into()).await),
+    };
     match output {
         OutputFormat::Json => {
             report::print_json(out, &Held { job, state: hold.state(), marked: marked.is_ok() })?;
@@ -67,7 +70,7 @@ pub async fn run(
 impl From<HoldError> for Stop {
     fn from(error: HoldError) -> Self {
         match error {
-            HoldError::Unknown(job) => crate::target::unknown(&job),
+            HoldError::Unknown(job) => target::unknown(&job),
             HoldError::Plan(error) => error.into(),
             HoldError::Ledger(error) => error.into(),
             error @ (HoldError::Nothing { .. } | HoldError::OtherOutput { .. }) => {

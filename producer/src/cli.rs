@@ -11,6 +11,7 @@ use clap::{
 };
 use clap_complete::Shell;
 use trawl_common::{
+    command_line,
     config::{JobArgs, OutputFormat, ServiceArgs},
     error_code::ErrorCode,
     job::{JobId, QueueName},
@@ -28,15 +29,18 @@ Examples:
   trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels --watch
   trawl status s3://bucket/labels
   trawl results s3://bucket/labels --limit 10
-  trawl run ./photos --model resnet50.pt --out ./labels      one machine, no servers
+  trawl watch
+  trawl run ./photos --model resnet50.pt --out ./labels      one machine, no servers";
 
+const ENVIRONMENT: &str = "\
 Services are named by TRAWL_AMQP_URL and TRAWL_REDIS_URL, buckets by the AWS_* variables.
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 failed images (--strict), 4 not found,
 5 a service is away: try again, 130 and 143 signals.";
 
 /// Run a PyTorch vision model over every image in a bucket
 #[derive(Debug, Parser)]
-#[command(name = "trawl", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "trawl", version, about, before_help = EXAMPLES, after_help = ENVIRONMENT)]
+#[command(arg_required_else_help = true)]
 pub struct Cli {
     /// Flags of every command.
     #[command(flatten)]
@@ -45,6 +49,11 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The command line as it is parsed and shown.
+pub fn command() -> clap::Command {
+    command_line::laid_out(<Cli as clap::CommandFactory>::command())
 }
 
 /// Flags of every command.
@@ -63,6 +72,10 @@ pub struct GlobalArgs {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
+    /// No colour (NO_COLOR, CLICOLOR_FORCE and TERM=dumb are obeyed too)
+    #[arg(long, global = true)]
+    pub no_color: bool,
+
     /// Where the services are.
     #[command(flatten)]
     pub services: ServiceArgs,
@@ -75,7 +88,7 @@ pub enum Command {
     ///
     /// Lists the sources, writes the plan into OUT and enqueues batches for the workers. Giving the same
     /// command again resumes where it stopped; nothing is done twice.
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels
   trawl submit ./photos --model s3://models/vit.pt --out ./labels --include '*.jpg' --limit 1000 --watch
@@ -83,10 +96,12 @@ Examples:
     Submit(SubmitArgs),
 
     /// Run a job on this machine, without servers (hands over to trawl-worker run)
-    #[command(after_help = "\
-All arguments go to `trawl-worker run`; `trawl run --help` shows its flags.
+    #[command(
+        after_help = "All arguments go to `trawl-worker run`; `trawl run --help` shows its flags.",
+        before_help = "\
 Examples:
-  trawl run ./photos --model resnet50.pt --out ./labels")]
+  trawl run ./photos --model resnet50.pt --out ./labels"
+    )]
     Run {
         /// Arguments of `trawl-worker run`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
@@ -97,7 +112,7 @@ Examples:
     ///
     /// By job id from the ledger; by place from the output itself, which needs neither Redis nor RabbitMQ.
     /// Without an argument: all jobs, as `trawl jobs`.
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl status job-0123456789ab
   trawl status s3://bucket/labels
@@ -109,29 +124,35 @@ Examples:
     },
 
     /// List the jobs, the newest first
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl jobs
   trawl jobs --limit 1 --output json")]
     Jobs(JobsArgs),
 
-    /// Follow a job until it ends
-    #[command(after_help = "\
+    /// Follow a job until it ends, or all jobs
+    ///
+    /// On a terminal a screen with progress, rate, workers and batches in hand; `?` shows its keys. Elsewhere a
+    /// line now and then. Without a job: all of them, until you leave. Leaving changes nothing: the jobs go on.
+    /// Exit code 0 if the job is complete, 130 if you left before.
+    #[command(before_help = "\
 Examples:
+  trawl watch                                     all jobs
   trawl watch job-0123456789ab
-  trawl watch s3://bucket/labels --strict && echo all images have a prediction")]
+  trawl watch s3://bucket/labels --strict && echo all images have a prediction
+  trawl watch job-0123456789ab --output json | jq .images_per_second")]
     Watch {
         /// A job id, or the output of a job
         #[arg(value_name = "JOB|OUT")]
-        target: String,
+        target: Option<String>,
 
         /// Exit with 3 if images failed
-        #[arg(long)]
+        #[arg(long, requires = "target")]
         strict: bool,
     },
 
     /// Print the rows of an output
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl results s3://bucket/labels --limit 10
   trawl results ./labels --output json | jq -r 'select(.confidence > 0.9) | .key'
@@ -147,7 +168,7 @@ Examples:
     },
 
     /// Print the images that have no prediction, and why
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl failures s3://bucket/labels
   trawl failures ./labels --code truncated --output json | jq -r .key")]
@@ -169,7 +190,7 @@ Examples:
     ///
     /// Reads the bucket alone: it needs neither Redis nor RabbitMQ, and writes nothing. Exit code 0 only if every
     /// planned image has its row once and nothing else is there.
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl verify s3://bucket/labels
   trawl verify ./labels --deep
@@ -189,7 +210,7 @@ Examples:
     /// Rebuilds the ledger from the output, finishes an interrupted plan, enqueues every batch without a part and has
     /// the job finished. Bad parts are listed, and removed only with --discard. Given again after it was stopped
     /// anywhere, it goes on. A cancelled job stays cancelled.
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl repair s3://bucket/labels --dry-run
   trawl repair s3://bucket/labels                 after a wiped Redis or a deleted queue
@@ -215,7 +236,7 @@ Examples:
     /// Show, send back or drop the messages that were given up
     ///
     /// Sending back a letter of a cancelled or complete job is harmless: a worker sees that before it computes.
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl dead list
   trawl dead list --job job-0123456789ab --output json | jq -r .reason
@@ -228,7 +249,7 @@ Examples:
     },
 
     /// Give a job up; what is written stays
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl cancel job-0123456789ab")]
     Cancel {
@@ -237,7 +258,7 @@ Examples:
     },
 
     /// Hold a job back; what workers have in hand is finished
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl pause job-0123456789ab
   trawl resume job-0123456789ab")]
@@ -247,7 +268,7 @@ Examples:
     },
 
     /// Take a paused job up again
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl resume job-0123456789ab")]
     Resume {
@@ -256,14 +277,14 @@ Examples:
     },
 
     /// Check the services, a store and a model
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl doctor
   trawl doctor --store s3://bucket/labels --model resnet50.pt")]
     Doctor(DoctorArgs),
 
     /// Print a completion script for a shell
-    #[command(after_help = "\
+    #[command(before_help = "\
 Examples:
   trawl completions bash > ~/.local/share/bash-completion/completions/trawl
   trawl completions zsh > ~/.zfunc/_trawl")]
@@ -271,16 +292,41 @@ Examples:
         /// The shell
         shell: Shell,
     },
+
+    /// Write the manual pages into a folder
+    #[command(
+        hide = true,
+        before_help = "\
+Examples:
+  trawl man ~/.local/share/man/man1"
+    )]
+    Man {
+        /// The folder; it is made if it is not there
+        #[arg(value_name = "DIR")]
+        dir: std::path::PathBuf,
+    },
 }
 
 /// What `trawl dead` does.
 #[derive(Debug, Subcommand)]
 pub enum DeadCommand {
     /// Show them, the oldest first
+    #[command(before_help = "\
+Examples:
+  trawl dead list
+  trawl dead list --job job-0123456789ab --output json | jq -r .reason")]
     List(Selection),
     /// Send them back to their lanes as new work
+    #[command(before_help = "\
+Examples:
+  trawl dead retry --job job-0123456789ab
+  trawl dead retry --reason 'CUDA' --limit 10")]
     Retry(Selection),
     /// Remove them for good
+    #[command(before_help = "\
+Examples:
+  trawl dead drop --queue gpu --yes
+  trawl dead drop --job job-0123456789ab        asks first")]
     Drop {
         /// Which.
         #[command(flatten)]
@@ -363,10 +409,13 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_examples() {
-        for command in Cli::command().get_subcommands() {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Examples:"), "{} has no examples", command.get_name());
+    fn every_command_has_examples_and_they_come_first() {
+        let mut left = vec![command()];
+        while let Some(command) = left.pop() {
+            let help = command.clone().render_help().to_string();
+            let (examples, options) = (help.find("Examples:"), help.find("Options:"));
+            assert!(examples.is_some() && examples < options, "{}: {help}", command.get_name());
+            left.extend(command.get_subcommands().cloned());
         }
     }
 

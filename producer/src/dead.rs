@@ -100,7 +100,8 @@ impl Selection {
     }
 }
 
-fn job_of(message: &Message) -> &JobId {
+/// The job that a message is of.
+pub fn job_of(message: &Message) -> &JobId {
     match message {
         Message::Batch(batch) => &batch.job,
         Message::Feed(request) => &request.job,

@@ -4,7 +4,7 @@
 
 use crate::{
     errors::Stop,
-    report,
+    next, report,
     results::Printing,
     rows::{self, PrintedRow},
     table::{Align, Table},
@@ -75,6 +75,9 @@ pub async fn run(
     } else {
         out.flush()?;
         eprintln!("{}", summary(&failed, total, left == 0));
+        if !failed.is_empty() {
+            next::say(output, &next::failures(&place.to_string()));
+        }
     }
     Ok(exit::OK)
 }

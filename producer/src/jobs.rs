@@ -2,7 +2,7 @@
 
 use crate::{
     errors::Stop,
-    report::{self, Report, Source},
+    report::{self, Report},
     table::{Align, Table},
     text,
 };
@@ -28,7 +28,7 @@ pub async fn run(
     match output {
         OutputFormat::Json => {
             for progress in jobs {
-                Report { progress, counted_from: Source::Ledger }.json(out)?;
+                Report::of_ledger(progress).json(out)?;
             }
         }
         OutputFormat::Text if jobs.is_empty() => {

@@ -15,7 +15,9 @@ mod errors;
 mod failures;
 #[cfg(test)]
 mod fixture;
+mod follow;
 mod jobs;
+mod next;
 mod progress;
 mod repair;
 mod report;
@@ -23,15 +25,15 @@ mod results;
 mod resume;
 mod rows;
 mod run;
+mod screen;
 mod status;
 mod submit;
 mod table;
 mod target;
-mod text;
 mod verify;
 mod watch;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use cli::{Cli, Command, DeadCommand, GlobalArgs, JobsArgs};
 use connect::Context;
 use errors::Stop;
@@ -41,17 +43,19 @@ use std::{
     ffi::OsString,
     io::{self, BufWriter, Write},
     process::ExitCode,
+    sync::Arc,
 };
 use tracing::Level;
 use trawl_common::{
     audit::Depth,
+    broker::Broker,
     config::{OutputFormat, unix_ms},
     failpoint,
     ledger::Ledger,
     planning::cancellation::Hold,
     shutdown::Shutdown,
     storage::Stores,
-    telemetry, tls,
+    telemetry, terminal, text, tls,
 };
 
 /// Threads that drive requests; the work of this command is waiting.
@@ -61,7 +65,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     let ended = match run::requested(&arguments) {
         Some(arguments) => Err(run::hand_over(&arguments)),
-        None => start(Cli::parse()),
+        None => start(parse(&arguments)),
     };
     let code = ended.unwrap_or_else(|stop| {
         let lines = stop.lines();
@@ -72,6 +76,12 @@ fn main() -> ExitCode {
         stop.code
     });
     ExitCode::from(code)
+}
+
+/// Reads the command line; usage and help end the process, as clap does.
+fn parse(arguments: &[OsString]) -> Cli {
+    let command = cli::command().color(terminal::obey_no_color(arguments));
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 fn start(cli: Cli) -> Result<u8, Stop> {
@@ -130,10 +140,15 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
         // Taken before the command line was parsed.
         Command::Run { .. } => Err(run::missing()),
         Command::Submit(args) => submit::run(&listening(cx), &args, out).await,
-        Command::Watch { target, strict } => watch::run(&listening(cx), &target, strict, out).await,
+        Command::Watch { target, strict } => watch::run(&listening(cx), target.as_deref(), strict, out).await,
         Command::Status { target: Some(text) } => {
             let target = target::parse(&text, &cx.base_dir)?;
-            status::run(&cx.stores, target, ledger, cx.output, out).await
+            let broker = async || -> Result<Arc<dyn Broker>, Stop> {
+                let broker: Arc<dyn Broker> = Arc::new(connect::broker(&cx.services).await?);
+                Ok(broker)
+            };
+            let asking = status::Asking { ledger, broker };
+            status::run(&cx.stores, target, asking, cx.output, out).await
         }
         Command::Status { target: None } => list(cx, &JobsArgs::default(), terminal_width, out).await,
         Command::Jobs(args) => list(cx, &args, terminal_width, out).await,
@@ -165,6 +180,7 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
         Command::Resume { job } => resume::run(cx, &job, out).await,
         Command::Doctor(args) => doctor::run(cx, &args, out).await,
         Command::Completions { shell } => completions::run(shell, out),
+        Command::Man { dir } => completions::manual(&dir, out),
     }
 }
 

@@ -1,23 +1,24 @@
 //! Shows a job that moves: a bar on a terminal, sparse lines off it, JSON lines for machines.
 //!
 //! Bars, lines and notes go to stderr, so that stdout stays what a script may capture; only the JSON lines
-//! are data. A view never decides when a job has ended: [`crate::watch`] does.
+//! are data. A view never decides when a job has ended: [`crate::follow`] does.
 
-use crate::{report, report::Report, report::Source};
+use crate::report::{self, Report};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     time::Duration,
 };
 use tokio::time::Instant;
-use trawl_common::ledger::Progress;
-use trawl_common::planning::submit::Planned;
+use trawl_common::{
+    bar::{Bar, SPIN},
+    ledger::Progress,
+    planning::submit::Planned,
+    terminal,
+};
 
 /// Off a terminal a line is printed at most this often: logs are kept, a refresh is not worth a line.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The spinner moves while nothing else does, so that a slow listing does not look hung.
-const TICK: Duration = Duration::from_millis(120);
 
 /// Somewhere to show a job.
 pub trait View {
@@ -38,7 +39,7 @@ pub trait View {
 }
 
 /// What counts as a change; rate and estimate move by themselves.
-fn moved(a: &Progress, b: &Progress) -> bool {
+pub fn moved(a: &Progress, b: &Progress) -> bool {
     let counters = |p: &Progress| {
         (p.state, p.images_planned, p.images_ok, p.images_failed, p.batches_planned, p.batches_done)
     };
@@ -47,36 +48,25 @@ fn moved(a: &Progress, b: &Progress) -> bool {
 
 /// The view for people: a bar if stderr is a terminal, else lines.
 pub fn for_people() -> Box<dyn View> {
-    if io::stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Lines::new(io::stderr())) }
-}
-
-/// A bar on stderr.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{spinner} [{bar:24}] {msg}");
-        bar.set_style(style.expect("a constant template").progress_chars("=> "));
-        bar.enable_steady_tick(TICK);
-        Self(bar)
+    if terminal::redraws(&io::stderr()) {
+        Box::new(Bar::on_stderr())
+    } else {
+        Box::new(Lines::new(io::stderr()))
     }
 }
 
 impl View for Bar {
     fn show(&mut self, progress: &Progress) -> io::Result<()> {
-        self.0.set_length(progress.images_planned);
-        self.0.set_position(progress.images_ok + progress.images_failed);
-        self.0.set_message(report::line(progress));
+        Self::show(self, progress);
         Ok(())
     }
 
     fn note(&mut self, text: &str) {
-        self.0.suspend(|| eprintln!("{text}"));
+        Self::note(self, text);
     }
 
     fn end(&mut self, progress: &Progress) -> io::Result<()> {
-        self.0.finish_and_clear();
+        Self::end(self);
         writeln!(io::stderr(), "{}", report::line(progress))
     }
 }
@@ -140,7 +130,7 @@ impl View for JsonLines<'_> {
             return Ok(());
         }
         self.shown = Some(progress.clone());
-        Report { progress: progress.clone(), counted_from: Source::Ledger }.json(self.out)?;
+        Report::of_ledger(progress.clone()).json(self.out)?;
         // Whoever reads a stream of changes wants each when it happens.
         self.out.flush()
     }
@@ -163,10 +153,10 @@ pub struct Enlisting {
 impl Enlisting {
     /// A spinner if stderr is a terminal, else lines.
     pub fn new() -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
+        let bar = terminal::redraws(&io::stderr()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
-            bar.enable_steady_tick(TICK);
+            bar.enable_steady_tick(SPIN);
             bar
         });
         Self { bar, shown_at: Instant::now() }

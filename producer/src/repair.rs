@@ -75,7 +75,7 @@ pub async fn run(cx: &Context, place: &Location, asked: Asked, out: &mut dyn Wri
     let stop = &cx.shutdown.draining;
     let surveying = Survey::of(&*store, &layout, asked.depth, verify::FINDINGS_IN_JSON);
     let Some(survey) = stop.run_until_cancelled(surveying).await else {
-        return Err(crate::watch::with_signal(cx, PlanError::Interrupted.into()));
+        return Err(crate::follow::with_signal(cx, PlanError::Interrupted.into()));
     };
     let survey = survey?;
     if let Some(reason) = survey.broken_plan() {
@@ -116,7 +116,7 @@ async fn mend(
     let mut shown = progress::Enlisting::new();
     let done = repair(ctx, survey, discard, &mut |planned| shown.show(planned), &cx.shutdown.draining).await;
     shown.end();
-    done.map_err(|error| crate::watch::with_signal(cx, error.into()))
+    done.map_err(|error| crate::follow::with_signal(cx, error.into()))
 }
 
 /// Prints what was done, or would be; the exit code says whether bad parts are left.

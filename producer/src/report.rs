@@ -4,10 +4,15 @@
 //! `status`, `watch` and `submit --watch` say the same thing in the same words. The JSON keys are fixed:
 //! scripts depend on them.
 
+pub use trawl_common::standing::{errors, line, state};
+
 use crate::text;
 use serde::Serialize;
 use std::io::{self, Write};
-use trawl_common::ledger::{JobState, Progress};
+use trawl_common::{
+    ledger::Progress,
+    standing::{pace, planned},
+};
 
 /// Who counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -19,6 +24,26 @@ pub enum Source {
     Output,
 }
 
+/// The dead letters of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Dead {
+    /// So many; in JSON a number.
+    Counted(u64),
+    /// The broker was not to be asked; in JSON null.
+    Unknown,
+}
+
+impl Dead {
+    /// Their number, if it is known.
+    pub fn count(self) -> Option<u64> {
+        match self {
+            Self::Counted(n) => Some(n),
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// What `status` prints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -27,20 +52,17 @@ pub struct Report {
     pub progress: Progress,
     /// Who counted them.
     pub counted_from: Source,
-}
-
-/// A state's name, as JSON has it.
-pub fn state(state: JobState) -> &'static str {
-    match state {
-        JobState::Enqueuing => "enqueuing",
-        JobState::Running => "running",
-        JobState::Complete => "complete",
-        JobState::Paused => "paused",
-        JobState::Cancelled => "cancelled",
-    }
+    /// The job's dead letters, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<Dead>,
 }
 
 impl Report {
+    /// A report of the ledger's counters.
+    pub fn of_ledger(progress: Progress) -> Self {
+        Self { progress, counted_from: Source::Ledger, dead_letters: None }
+    }
+
     /// One JSON document in one line.
     ///
     /// # Errors
@@ -72,11 +94,26 @@ impl Report {
         if !p.errors.is_empty() {
             writeln!(out, "errors   {}", errors(p))?;
         }
+        match self.dead_letters {
+            None | Some(Dead::Counted(0)) => {}
+            Some(Dead::Counted(n)) => writeln!(out, "dead     {}", text::counted(n, "letter", "letters"))?,
+            Some(Dead::Unknown) => writeln!(out, "dead     unknown, RabbitMQ does not answer")?,
+        }
         if let Some(pace) = pace(p) {
             writeln!(out, "rate     {pace}")?;
         }
+        if let Some(stages) = stages(p) {
+            writeln!(out, "stages   {stages}")?;
+        }
         Ok(())
     }
+}
+
+/// Where the time goes, if that was measured.
+fn stages(p: &Progress) -> Option<String> {
+    let stages: Vec<String> = p.stages.iter().map(|(stage, ms)| format!("{stage} {ms:.2}")).collect();
+    let binding = p.binding.map_or_else(String::new, |stage| format!("; {stage} binds"));
+    (!stages.is_empty()).then(|| format!("{} ms an image{binding}", stages.join(", ")))
 }
 
 /// Prints one JSON document in one line.
@@ -88,55 +125,10 @@ pub fn print_json(out: &mut dyn Write, document: &impl Serialize) -> io::Result<
     writeln!(out, "{json}")
 }
 
-/// A job's standing in one line.
-pub fn line(p: &Progress) -> String {
-    let done = p.images_ok + p.images_failed;
-    let mut line = format!(
-        "{}: {} of {} ({})",
-        state(p.state),
-        text::count(done),
-        planned(p),
-        text::percent(done, p.images_planned)
-    );
-    if p.images_failed > 0 {
-        line.push_str(&format!(", {} failed", text::count(p.images_failed)));
-    }
-    if let Some(pace) = pace(p) {
-        line.push_str(", ");
-        line.push_str(&pace);
-    }
-    line
-}
-
-/// Rate and estimate, while there is something to wait for.
-fn pace(p: &Progress) -> Option<String> {
-    let moving = matches!(p.state, JobState::Enqueuing | JobState::Running) && p.images_per_second > 0.0;
-    moving.then(|| {
-        let rate = format!("{} images/s", text::rate(p.images_per_second));
-        match p.eta_seconds {
-            Some(eta) => format!("{rate}, {} left", text::seconds(eta)),
-            None => rate,
-        }
-    })
-}
-
-/// The failed images by code, the most frequent first.
-pub fn errors(p: &Progress) -> String {
-    let mut errors: Vec<_> = p.errors.iter().filter(|(_, n)| **n > 0).collect();
-    errors.sort_by_key(|(code, n)| (std::cmp::Reverse(**n), code.as_str()));
-    errors.iter().map(|(code, n)| format!("{code} {}", text::count(**n))).collect::<Vec<_>>().join(", ")
-}
-
-/// The planned images, with the mark that there may be more.
-fn planned(p: &Progress) -> String {
-    let more = if p.state == JobState::Enqueuing { " so far" } else { "" };
-    format!("{}{more}", text::counted(p.images_planned, "image", "images"))
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use trawl_common::{error_code::ErrorCode, stages::Stage};
+    use trawl_common::{error_code::ErrorCode, ledger::JobState, stages::Stage};
 
     pub(crate) fn progress(state: JobState) -> Progress {
         Progress {
@@ -161,9 +153,7 @@ pub(crate) mod tests {
     #[test]
     fn the_json_keys_are_those_that_scripts_read() {
         let mut out = Vec::new();
-        Report { progress: progress(JobState::Running), counted_from: Source::Ledger }
-            .json(&mut out)
-            .unwrap();
+        Report::of_ledger(progress(JobState::Running)).json(&mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.lines().count(), 1);
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -180,9 +170,7 @@ pub(crate) mod tests {
     #[test]
     fn the_block_says_it_all() {
         let mut out = Vec::new();
-        Report { progress: progress(JobState::Running), counted_from: Source::Ledger }
-            .text(&mut out)
-            .unwrap();
+        Report::of_ledger(progress(JobState::Running)).text(&mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         for part in [
             "job-1",
@@ -195,14 +183,24 @@ pub(crate) mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(text.contains("errors   not_an_image 7, truncated 3"), "{text}");
+        assert!(text.contains("stages   decode 1.50, forward 12.25 ms an image; forward binds"), "{text}");
     }
 
     #[test]
-    fn nothing_is_promised_that_is_not_known() {
-        let mut p = progress(JobState::Enqueuing);
-        p.eta_seconds = None;
-        assert_eq!(line(&p), "enqueuing: 500 of 1,000 images so far (50 %), 10 failed, 50 images/s");
-        let p = progress(JobState::Complete);
-        assert!(!line(&p).contains("left"), "a complete job has nothing left: {}", line(&p));
+    fn dead_letters_are_told_where_somebody_asked_for_them() {
+        let told = |dead_letters| {
+            let report = Report { dead_letters, ..Report::of_ledger(progress(JobState::Running)) };
+            let (mut text, mut json) = (Vec::new(), Vec::new());
+            report.text(&mut text).unwrap();
+            report.json(&mut json).unwrap();
+            let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            (String::from_utf8(text).unwrap(), json.get("dead_letters").cloned())
+        };
+        assert_eq!(told(None).1, None);
+        assert_eq!(told(Some(Dead::Counted(0))).1, Some(0.into()));
+        let (text, json) = told(Some(Dead::Counted(2)));
+        assert!(text.contains("dead     2 letters") && json == Some(2.into()), "{text}");
+        let (text, json) = told(Some(Dead::Unknown));
+        assert!(text.contains("dead     unknown") && json == Some(serde_json::Value::Null), "{text}");
     }
 }

@@ -6,7 +6,7 @@
 use crate::{
     connect::{self, Context},
     errors::Stop,
-    progress, report, watch,
+    follow, next, progress, report, target,
 };
 use serde::Serialize;
 use std::io::Write;
@@ -36,7 +36,13 @@ pub async fn run(cx: &Context, job: &JobId, out: &mut dyn Write) -> Result<u8, S
     let resumed =
         hold::resume(&cx.stores, &broker, &ledger, job, &mut |planned| shown.show(planned), stop).await;
     shown.end();
-    let planned = resumed.map_err(|error| watch::with_signal(cx, error.into()))?;
+    let planned = match resumed {
+        Ok(planned) => planned,
+        Err(error) => {
+            let stop = target::suggest(&ledger, job, error.into()).await;
+            return Err(follow::with_signal(cx, stop));
+        }
+    };
     match cx.output {
         OutputFormat::Json => {
             let (batches, images, published) = (planned.batches, planned.images, planned.published);
@@ -45,6 +51,8 @@ pub async fn run(cx: &Context, job: &JobId, out: &mut dyn Write) -> Result<u8, S
         OutputFormat::Text => {
             eprintln!("{}", progress::enlisted(&planned));
             writeln!(out, "job {job} goes on")?;
+            out.flush()?;
+            next::say(cx.output, &[format!("`trawl watch {job}` follows it")]);
         }
     }
     Ok(exit::OK)

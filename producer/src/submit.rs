@@ -9,9 +9,10 @@ use crate::{
     cli::SubmitArgs,
     connect::{self, Context},
     errors::Stop,
+    follow::{self, Following},
+    next,
     progress::{self, JsonLines},
     report, text,
-    watch::{self, Following},
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -103,13 +104,19 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     let mut shown = progress::Enlisting::new();
     let placed = place(services, &prepared, &mut |planned| shown.show(planned), stop).await;
     shown.end();
-    let submitted = placed.map_err(|stop| watch::with_signal(cx, stop))?;
+    let submitted = placed.map_err(|stop| follow::with_signal(cx, stop))?;
     announce(&submitted, cx.output, out)?;
-    if args.watch { follow(cx, args.strict, services, &submitted, out).await } else { Ok(exit::OK) }
+    if args.watch {
+        return follow(cx, args.strict, services, &submitted, out).await;
+    }
+    if submitted.planned.is_some() {
+        next::say(cx.output, &next::submitted(submitted.spec.job.as_str(), &submitted.spec.out));
+    }
+    Ok(exit::OK)
 }
 
 fn interrupted(cx: &Context) -> Stop {
-    watch::with_signal(cx, Stop::signalled(exit::INTERRUPTED, "stopped before anything was enqueued"))
+    follow::with_signal(cx, Stop::signalled(exit::INTERRUPTED, "stopped before anything was enqueued"))
 }
 
 /// Checks all that can be checked without the services, and makes the spec.
@@ -360,11 +367,12 @@ async fn follow(
         stop: &cx.shutdown.draining,
     };
     let followed = match cx.output {
-        OutputFormat::Json => watch::follow(&following, &mut JsonLines::new(out, io::stderr())).await,
-        OutputFormat::Text => watch::follow(&following, progress::for_people().as_mut()).await,
+        OutputFormat::Json => follow::follow(&following, &mut JsonLines::new(out, io::stderr())).await,
+        OutputFormat::Text => follow::follow(&following, progress::for_people().as_mut()).await,
     };
-    let (progress, code) = followed.map_err(|stop| watch::with_signal(cx, stop))?;
-    watch::verdict(&progress, code)
+    let (progress, code) = followed.map_err(|stop| follow::with_signal(cx, stop))?;
+    next::say(cx.output, &next::standing(&progress, None));
+    follow::verdict(&progress, code)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use crate::errors::Stop;
 use std::{path::Path, sync::Arc};
 use trawl_common::{
+    config::exit,
     job::{JobId, JobSpec},
     ledger::Ledger,
     location::Location,
@@ -14,6 +15,12 @@ use trawl_common::{
 
 /// A `job.json` of more bytes is none; a thousand sources of a kilobyte fit.
 const MAX_SPEC_BYTES: u64 = 4 << 20;
+
+/// Jobs that a misspelled id is compared with, the newest first.
+const JOBS_COMPARED: usize = 1000;
+
+/// One letter in so many may be wrong: derived ids differ in nearly all of their twelve random ones.
+const LETTERS_A_MISTAKE: usize = 5;
 
 /// A job or an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +66,10 @@ pub async fn out_of(
             };
             let ledger = ledger().await.map_err(explain)?;
             let progress = ledger.progress(&job).await.map_err(Stop::from).map_err(explain)?;
-            let progress = progress.ok_or_else(|| unknown(&job))?;
-            Ok(Location::parse(&progress.out, base_dir)?)
+            match progress {
+                Some(progress) => Ok(Location::parse(&progress.out, base_dir)?),
+                None => Err(suggest(ledger.as_ref(), &job, unknown(&job)).await),
+            }
         }
     }
 }
@@ -87,10 +96,38 @@ pub fn unknown(job: &JobId) -> Stop {
         .hint("`trawl jobs` lists those it knows; a job's output can be asked too: `trawl status OUT`")
 }
 
+/// Adds the known job whose id is most like the one that is not known, if one is. `stop` is as [`unknown`] made
+/// it, or any other end of a command, which stays as it is.
+pub async fn suggest(ledger: &dyn Ledger, job: &JobId, stop: Stop) -> Stop {
+    if stop.code != exit::NOT_FOUND {
+        return stop;
+    }
+    // A suggestion is a bonus: a ledger that fails here has been heard already.
+    let known = ledger.jobs(JOBS_COMPARED).await.unwrap_or_default();
+    match nearest(job.as_str(), known.iter().map(|known| known.job.as_str())) {
+        Some(name) => {
+            let hint = format!("did you mean `{name}`? `trawl jobs` lists those it knows");
+            stop.hint(hint)
+        }
+        None => stop,
+    }
+}
+
+/// The one name that `given` begins, or else the one with the fewest letters to change, if they are few.
+fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let mut begun = known.clone().filter(|name| !given.is_empty() && name.starts_with(given));
+    if let (Some(name), None) = (begun.next(), begun.next()) {
+        return Some(name);
+    }
+    let most = (given.chars().count() / LETTERS_A_MISTAKE).max(1);
+    let distances = known.map(|name| (strsim::osa_distance(given, name), name));
+    distances.filter(|(distance, _)| *distance <= most).min().map(|(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trawl_common::config::exit;
+    use trawl_common::ledger::{JobRecord, memory::MemoryLedger};
 
     #[test]
     fn a_slash_or_a_folder_makes_a_place() {
@@ -117,5 +154,37 @@ mod tests {
         let stop = spec(&Stores::new(), &out).await.unwrap_err();
         assert_eq!(stop.code, exit::NOT_FOUND);
         assert!(stop.message.contains("job.json"), "{}", stop.message);
+    }
+
+    #[test]
+    fn a_mistake_or_two_find_the_job_and_another_name_none() {
+        let known = ["job-0123456789ab", "job-0123456789ff", "nightly"];
+        let nearest = |given| nearest(given, known.iter().copied());
+        assert_eq!(nearest("job-0123456798ab"), Some("job-0123456789ab"), "two letters in the wrong order");
+        assert_eq!(nearest("job-0123456789f"), Some("job-0123456789ff"), "the only one that begins so");
+        assert_eq!(nearest("night"), Some("nightly"));
+        assert_eq!(nearest("nigthly"), Some("nightly"));
+        assert_eq!(nearest("job-fedcba987654"), None);
+        assert_eq!(nearest("weekly"), None);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_job_is_answered_with_the_nearest() {
+        let ledger = MemoryLedger::default();
+        let record = JobRecord {
+            job: "nightly-labels".parse().unwrap(),
+            out: "s3://b/o".into(),
+            queue: "default".into(),
+            created_unix_ms: 1,
+        };
+        ledger.open(&record).await.unwrap();
+        let asked = async |name: &str| {
+            let job: JobId = name.parse().unwrap();
+            suggest(&ledger, &job, unknown(&job)).await.hint.unwrap()
+        };
+        assert!(asked("nightly-lables").await.contains("did you mean `nightly-labels`?"));
+        assert!(!asked("other").await.contains("did you mean"));
+        let other = Stop::transient("away");
+        assert_eq!(suggest(&ledger, &record.job, other.clone()).await, other);
     }
 }

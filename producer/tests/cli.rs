@@ -165,3 +165,49 @@ fn a_reader_that_has_enough_is_no_error() {
     let output = child.wait_with_output().expect("it ends");
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
+
+/// What a command writes with these variables set: stdout, then stderr.
+fn written(variables: &[(&str, &str)], arguments: &[&str]) -> String {
+    let dir = tempfile::tempdir().expect("a folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(arguments)
+        .current_dir(dir.path())
+        .env_clear()
+        .env("TRAWL_AMQP_URL", AWAY_AMQP)
+        .env("TRAWL_REDIS_URL", AWAY_REDIS)
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the binary starts");
+    let (_, out, err) = texts(&output);
+    out + &err
+}
+
+#[test]
+fn help_errors_and_logs_obey_the_same_rule_of_colour() {
+    let force = ("CLICOLOR_FORCE", "1");
+    for command in [&["jobs", "--help"][..], &["jobs", "--no-such"], &["jobs", "-vvv"]] {
+        let coloured = |variables: &[(&str, &str)], more: &[&str]| {
+            written(variables, &[command, more].concat()).contains('\u{1b}')
+        };
+        assert!(!coloured(&[], &[]), "{command:?}: a pipe is no terminal");
+        assert!(coloured(&[force], &[]), "{command:?}: forced");
+        assert!(!coloured(&[force, ("NO_COLOR", "1")], &[]), "{command:?}: NO_COLOR");
+        assert!(!coloured(&[force], &["--no-color"]), "{command:?}: --no-color");
+    }
+}
+
+#[test]
+fn a_log_line_is_a_json_object_with_the_names_that_are_documented() {
+    let text = written(&[], &["jobs", "-vvv", "--log-format", "json"]);
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .filter(|line| !line.starts_with("error: ") && !line.starts_with("hint: "))
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line}")))
+        .collect();
+    assert!(!lines.is_empty(), "{text}");
+    for line in &lines {
+        for name in ["timestamp", "level", "target", "message"] {
+            assert!(line[name].is_string(), "{name} in {line}");
+        }
+    }
+}

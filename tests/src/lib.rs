@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod rows;
 pub mod scene;
 pub mod stack;
+pub mod tmux;
 pub mod wait;
 
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ use trawl_common::{
     broker::memory::MemoryBroker,
     contract,
     error_code::ErrorCode,
+    fleet::{Fleet, WorkerReport, redis::RedisFleet},
     job::{JobId, JobSpec},
     ledger::{BatchOutcome, JobRecord, Ledger, LedgerError, redis::RedisLedger},
     location::Location,
@@ -24,6 +25,7 @@ use trawl_common::{
         row::{ClassScore, Outcome, Prediction, ResultRow},
     },
     storage::{Storage, Stores},
+    tls::TlsFiles,
 };
 use trawl_tests::stack::shared_value;
 
@@ -390,4 +392,57 @@ async fn a_full_server_is_transient_and_takes_no_half_of_a_completion() {
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     assert!(ledger.complete(&job.spec.job, BatchNumber(1), &outcome).await.unwrap().expect("known").first);
     job.assert_counts(&ledger, 2, "room again").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fleet_keeps_its_contract_and_leaves_no_keys() {
+    let redis = OwnRedis::start(&[]).await;
+    let ledger = RedisLedger::connect(&redis.url()).await.expect("a connection");
+    let soon = Duration::from_millis(1500);
+    let fleet = RedisFleet::beside(&ledger).forgetting_after(soon);
+    contract::fleet::suite(Arc::new(fleet.clone()), &own_name("fleet"), soon).await;
+    // A worker that was killed is in no list and in no key once it is forgotten.
+    let killed = WorkerReport { worker: "killed".into(), ..WorkerReport::default() };
+    fleet.report(&killed).await.expect("a report");
+    let client = redis::Client::open(redis.url()).expect("a URL");
+    let mut link = client.get_multiplexed_async_connection().await.expect("a connection");
+    let keys = async |link: &mut redis::aio::MultiplexedConnection| -> u64 {
+        redis::cmd("DBSIZE").query_async(link).await.expect("an answer")
+    };
+    assert_eq!(keys(&mut link).await, 2, "the worker and the index");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while keys(&mut link).await > 0 {
+        assert!(fleet.workers(9).await.expect("a listing").len() <= 1);
+        assert!(Instant::now() < deadline, "its keys stay");
+        tokio::time::sleep(soon / 10).await;
+    }
+    // What somebody else wrote there is passed over.
+    let _: () = redis::cmd("ZADD")
+        .arg("trawl:{fleet}:index")
+        .arg(9e15)
+        .arg("alien")
+        .query_async(&mut link)
+        .await
+        .unwrap();
+    for value in ["no JSON", "{\"worker\": \"another\"}"] {
+        let _: () = redis::cmd("SET")
+            .arg("trawl:{fleet}:worker:alien")
+            .arg(value)
+            .query_async(&mut link)
+            .await
+            .unwrap();
+        assert!(fleet.workers(9).await.expect("a listing").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_lazy_connection_asks_nothing_and_finds_the_server_later() {
+    let mut redis = OwnRedis::start(&[]).await;
+    redis.kill();
+    let ledger = RedisLedger::lazily(&redis.url(), &TlsFiles::default()).expect("a URL is enough");
+    let fleet = RedisFleet::beside(&ledger);
+    assert!(fleet.workers(9).await.expect_err("nobody is there").is_transient());
+    redis.boot().await;
+    assert!(fleet.workers(9).await.expect("somebody is there").is_empty());
+    assert!(matches!(RedisLedger::lazily("nonsense", &TlsFiles::default()), Err(LedgerError::BadUrl(_))));
 }

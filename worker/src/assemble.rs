@@ -10,6 +10,7 @@ use crate::{
     pipeline::{
         Pipeline,
         fetch::Fetcher,
+        in_hand::InHand,
         knees::Knees,
         meters::Meters,
         pool::{PoolSettings, PoolThreads, THREADS_PER_DEVICE},
@@ -130,6 +131,7 @@ pub fn pipeline(
         ready: Ready::Share { prefetch },
         stalled: Stalled::default(),
         begun: None,
+        in_hand: InHand::default(),
         device_lost: CancellationToken::new(),
         #[cfg(any(test, feature = "testing"))]
         order: crate::pipeline::settle::SettleOrder::default(),
@@ -139,13 +141,13 @@ pub fn pipeline(
 
 /// Host, process and a random part: two containers may both be process 1 of a host of the same name.
 pub fn worker_name() -> String {
+    let random = chance::number();
+    format!("{}-{}-{:08x}", host_name(), std::process::id(), random & 0xffff_ffff)
+}
+
+/// The host's name without what a log or a key could choke on; `worker` if it has none.
+pub fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host: String = host.trim().chars().filter(char::is_ascii_graphic).take(64).collect();
-    let random = chance::number();
-    format!(
-        "{}-{}-{:08x}",
-        if host.is_empty() { "worker" } else { &host },
-        std::process::id(),
-        random & 0xffff_ffff
-    )
+    if host.is_empty() { "worker".to_owned() } else { host }
 }

@@ -131,7 +131,8 @@ impl Lanes {
         self.devices == 0 && matches!(stage, Stage::Decode | Stage::Forward)
     }
 
-    fn ceiling(self, stage: Stage, seconds_an_image: f64) -> Ceiling {
+    /// How many can be at `stage` at once; at least one.
+    pub fn at(self, stage: Stage) -> usize {
         let lanes = match stage {
             Stage::Fetch => self.fetches,
             Stage::Decode => self.threads,
@@ -139,7 +140,11 @@ impl Lanes {
             Stage::Forward => self.devices,
             Stage::Encode | Stage::Put | Stage::Commit => self.batches,
         };
-        let images_per_second = lanes.max(1) as f64 / seconds_an_image.max(1e-12);
+        lanes.max(1)
+    }
+
+    fn ceiling(self, stage: Stage, seconds_an_image: f64) -> Ceiling {
+        let images_per_second = self.at(stage) as f64 / seconds_an_image.max(1e-12);
         Ceiling { stage, seconds_an_image, images_per_second }
     }
 }

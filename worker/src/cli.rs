@@ -11,6 +11,7 @@ use crate::{
 use clap::{Args, Parser, Subcommand};
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use trawl_common::{
+    command_line,
     config::{JobArgs, OutputFormat, ServiceArgs},
     job::{Decode, Precision, QueueName},
     model_file,
@@ -31,7 +32,7 @@ const CUDA_MICRO_BATCH: Rule = Rule::Climb { start: 64, most: 512 };
     name = "trawl-worker",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:
+    before_help = "Examples:
   trawl-worker --queue default                 serve the lane `default` (TRAWL_AMQP_URL, TRAWL_REDIS_URL)
   trawl-worker run photos --model m.pt --out o everything in this process, no servers
   trawl-worker check-model m.pt                does this bundle load, and what does it want?
@@ -57,6 +58,10 @@ pub struct Cli {
     /// More logs; twice for even more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+
+    /// No colour (NO_COLOR, CLICOLOR_FORCE and TERM=dumb are obeyed too)
+    #[arg(long, global = true)]
+    pub no_color: bool,
 }
 
 /// The commands.
@@ -70,10 +75,37 @@ pub enum Command {
     CheckModel(CheckModelArgs),
     /// Measure each stage alone, predict a run from them, and do one
     Bench(BenchArgs),
+    /// Print a completion script for a shell
+    #[command(before_help = "Examples:
+  trawl-worker completions bash > ~/.local/share/bash-completion/completions/trawl-worker")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(
+        hide = true,
+        before_help = "Examples:
+  trawl-worker man ~/.local/share/man/man1"
+    )]
+    Man {
+        /// The folder; it is made if it is not there
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// The command line as it is parsed and shown.
+pub fn command() -> clap::Command {
+    command_line::laid_out(<Cli as clap::CommandFactory>::command())
 }
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
+#[command(before_help = "Examples:
+  trawl-worker serve --queue default,gpu --device cuda:0
+  trawl-worker serve --threads 4 --http 127.0.0.1:9100     with /metrics, /livez and /readyz
+  trawl-worker serve --grace 120                           two minutes to finish after SIGTERM")]
 pub struct ServeArgs {
     /// Lanes to serve, by one set of compute threads
     #[arg(long, default_value = "default", value_name = "NAME", value_delimiter = ',')]
@@ -118,11 +150,14 @@ impl ServeArgs {
 
 /// Flags of `run`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
+#[command(
+    before_help = "Examples:
   trawl-worker run photos/ --model resnet50.pt --out results/
   trawl-worker run s3://bucket/images/ --model s3://bucket/m.pt --out s3://bucket/results --limit 1000
-
-The same command again goes on where the last one ended; what is done is not done twice.")]
+  trawl-worker run photos/ --model resnet50.pt --out results/ --dry-run",
+    after_help = "\
+The same command again goes on where the last one ended; what is done is not done twice."
+)]
 pub struct RunArgs {
     #[command(flatten)]
     #[expect(missing_docs)]
@@ -302,6 +337,9 @@ impl ComputeArgs {
 
 /// Flags of `check-model`.
 #[derive(Debug, Clone, Args)]
+#[command(before_help = "Examples:
+  trawl-worker check-model resnet50.pt
+  trawl-worker check-model s3://bucket/m.pt --image photo.jpg")]
 pub struct CheckModelArgs {
     /// The bundle, local or s3://
     #[arg(value_name = "BUNDLE")]
@@ -318,7 +356,7 @@ pub struct CheckModelArgs {
 
 /// Flags of `bench`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
+#[command(before_help = "Examples:
   trawl-worker bench --model resnet50.pt                  what this machine does with photos of 500x375
   trawl-worker bench --model m.pt --images photos/        the same with yours, and a real run to compare with
   trawl-worker bench --model m.pt --images s3://b/photos/ with the store's latency")]
@@ -379,6 +417,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_they_come_first() {
+        let mut left = vec![command()];
+        while let Some(command) = left.pop() {
+            let help = command.clone().render_help().to_string();
+            let (examples, options) = (help.find("Examples:"), help.find("Options:"));
+            assert!(examples.is_some() && examples < options, "{}: {help}", command.get_name());
+            left.extend(command.get_subcommands().cloned());
+        }
     }
 
     #[test]

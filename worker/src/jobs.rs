@@ -171,6 +171,13 @@ impl Jobs {
         Ok(Some(context))
     }
 
+    /// The names of the loaded models, the latest used first; `None` while there are none, or one is being loaded.
+    pub fn loaded(&self) -> Option<String> {
+        let models = self.models.try_lock().ok()?;
+        let names: Vec<&str> = models.iter().map(|(_, model)| model.spec.name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
     /// The spec of a job, from its output. Cancel safe.
     ///
     /// # Errors

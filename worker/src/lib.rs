@@ -10,6 +10,7 @@ pub mod bench;
 pub mod ceilings;
 pub mod check_model;
 pub mod cli;
+pub mod heartbeat;
 pub mod http;
 pub mod jobs;
 pub mod model;

@@ -3,21 +3,23 @@
 //! Tunes the allocator before any thread exists, parses, starts the runtime, and turns the outcome into
 //! an exit code. Heavy work runs on the pool's own threads, so the runtime needs few.
 
-use clap::Parser;
-use std::{io::Write, time::Instant};
+use anyhow::Context;
+use clap::FromArgMatches;
+use std::{ffi::OsString, io::Write, time::Instant};
 use tracing::Level;
 use trawl_common::{
+    command_line,
     config::exit,
     disposition::{Failure, describe},
     failpoint,
     shutdown::Shutdown,
-    telemetry,
+    telemetry, terminal,
 };
 use trawl_worker::{
     allocator,
     bench::bench,
     check_model::check_model,
-    cli::{Cli, Command},
+    cli::{Cli, Command, command},
     model::ModelError,
     run::run,
     serve::serve,
@@ -29,7 +31,7 @@ const RUNTIME_THREADS: usize = 2;
 fn main() {
     allocator::tune();
     let started = Instant::now();
-    let cli = Cli::parse();
+    let cli = parse();
     let serving = matches!(cli.command, None | Some(Command::Serve(_)));
     let level = match (cli.verbose, serving) {
         (0, true) => Level::INFO,
@@ -55,6 +57,8 @@ fn main() {
             Some(Command::Run(args)) => run(args, cli.output, Shutdown::install(), started).await,
             Some(Command::CheckModel(args)) => check_model(args, cli.output).await,
             Some(Command::Bench(args)) => bench(args, cli.output).await,
+            Some(Command::Completions { shell }) => completions(shell),
+            Some(Command::Man { dir }) => manual(&dir),
         }
     });
     // A read that hangs on a blocking thread must not hold up the end.
@@ -64,6 +68,32 @@ fn main() {
         Err(error) => fail(error.as_ref()),
     };
     leave(code)
+}
+
+/// Reads the command line; usage and help end the process, as clap does.
+fn parse() -> Cli {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let command = command().color(terminal::obey_no_color(&arguments));
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+/// Prints a completion script.
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
+    // Made in memory first: the generator panics when its writer fails.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "trawl-worker", &mut script);
+    std::io::stdout().write_all(&script).context("the script cannot be printed")?;
+    Ok(exit::OK)
+}
+
+/// Writes the manual pages and prints their names.
+fn manual(dir: &std::path::Path) -> anyhow::Result<u8> {
+    let written = command_line::write_manual(command(), dir)
+        .with_context(|| format!("the manual pages cannot be written to `{}`", dir.display()))?;
+    for path in written {
+        println!("{}", path.display());
+    }
+    Ok(exit::OK)
 }
 
 /// Ends the process without its exit handlers: libtorch's would tear down what a compute thread that is still

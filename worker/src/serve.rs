@@ -6,6 +6,7 @@
 use crate::{
     assemble::{self, Seams},
     cli::ServeArgs,
+    heartbeat::Heartbeat,
     http,
     pipeline::{Drained, Pipeline},
 };
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 use trawl_common::{
     broker::{Broker, BrokerError, Consumer, rabbit::RabbitBroker, topology::RetryPolicy},
     config::exit,
+    fleet::{Fleet, redis::RedisFleet},
     job::QueueName,
     ledger::{Ledger, redis::RedisLedger},
     shutdown::Shutdown,
@@ -36,6 +38,7 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     let broker: Arc<dyn Broker> = Arc::new(broker.named(&worker));
     let redis = RedisLedger::connect_over(&redis.url, &redis.tls).await?;
     redis.warn_if_evicting().await;
+    let fleet: Arc<dyn Fleet> = Arc::new(RedisFleet::beside(&redis));
     let ledger: Arc<dyn Ledger> = Arc::new(redis);
     let mut consumers = Vec::with_capacity(args.queue.len());
     for queue in &args.queue {
@@ -60,7 +63,10 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
         worker = %pipeline.worker, queue = %queues.join(","), device = %shown.join(","),
         threads = args.compute.thread_count(), prefetch = args.prefetch, "worker ready"
     );
+    let lanes = queues.into_iter().map(str::to_owned).collect();
+    let heartbeat = Heartbeat::start(fleet, &pipeline, shown.join(","), lanes, &shutdown);
     let drained = serve_all(&args, &pipeline, consumers, &shutdown).await;
+    heartbeat.end().await;
     // The threads end after what they are at, which may be a long forward pass; whoever asked twice does
     // not wait for it, and the broker has the batches back.
     match drained? {

@@ -3,5 +3,6 @@
 //! Compiled for tests only (feature `testing`). A suite panics at the first breach and names it.
 
 pub mod broker;
+pub mod fleet;
 pub mod ledger;
 pub mod storage;

@@ -160,6 +160,11 @@ impl Meters {
         let _said_before = self.lanes.set(lanes);
     }
 
+    /// How many can be at each stage at once, if it was said.
+    pub fn lanes(&self) -> Option<Lanes> {
+        self.lanes.get().copied()
+    }
+
     /// What each stage could do alone; `None` before the first image, and where nobody said how many lanes there are.
     pub fn ceilings(&self) -> Option<Ceilings> {
         let fetches = self.fetches.load(Ordering::Relaxed).max(1);

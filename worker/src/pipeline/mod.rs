@@ -10,6 +10,7 @@ pub mod batch;
 mod feed;
 pub mod fetch;
 pub mod handover;
+pub mod in_hand;
 pub mod infer;
 pub mod intake;
 pub mod journal;
@@ -26,6 +27,7 @@ pub mod tail;
 use crate::jobs::Jobs;
 use batch::{BatchRows, OpenBatch};
 use fetch::Fetcher;
+use in_hand::InHand;
 use intake::Intake;
 use knees::Knees;
 use meters::Meters;
@@ -101,6 +103,8 @@ pub struct Pipeline {
     /// Batches that were in work when an earlier process of this job ended without a word, by number; only an
     /// embedded run, which has no broker to count such ends, knows and marks them.
     pub begun: Option<Arc<Mutex<HashSet<u64>>>>,
+    /// What is in hand, for display.
+    pub in_hand: InHand,
     /// Set when a device is lost: nothing more can be done in this process.
     pub device_lost: CancellationToken,
     /// The order of settling; a wrong one shows that a simulation would notice.
@@ -159,6 +163,7 @@ impl Pipeline {
             ready: self.ready,
             stalled: tail::Stalled::default(),
             begun: self.begun.clone(),
+            in_hand: self.in_hand.clone(),
             device_lost: self.device_lost.clone(),
             #[cfg(any(test, feature = "testing"))]
             order: self.order,
@@ -221,6 +226,7 @@ impl Pipeline {
             Err(error) => self.settle(delivery, None, Err(error.into())).await,
             Ok(Message::Batch(descriptor)) => {
                 let subject = Subject::of(&descriptor);
+                let _held = self.in_hand.hold(&subject);
                 let alone = delivery.deliveries > 0 || self.has_begun(&subject);
                 let last = delivery.attempt >= MAX_ATTEMPTS;
                 let again = descriptor.clone();

@@ -141,6 +141,7 @@ impl Pipeline {
         let done = async {
             let descriptor = self.planned_batch(job, claim).await?;
             let subject = Subject::of(&descriptor);
+            let _held = self.in_hand.hold(&subject);
             let sight = Sight { seen: true, alone: false, last: false };
             let finished = self.work(descriptor, sight).await?;
             if self.commit(&subject, finished).await? == Committed::LastOfJob {

@@ -43,6 +43,7 @@ use trawl_worker::{
     pipeline::{
         Drained, Pipeline,
         fetch::{FetchLimits, Fetcher},
+        in_hand::InHand,
         knees::Knees,
         meters::{Meters, Stage},
         pace::Reads,
@@ -194,6 +195,7 @@ impl Scene {
             reclaim_after: None,
             stalled: Stalled::default(),
             begun: None,
+            in_hand: InHand::default(),
             device_lost: CancellationToken::new(),
             order: SettleOrder::default(),
         };

@@ -269,6 +269,7 @@ impl Fleet {
             reclaim_after: self.scenario.reclaim_after,
             stalled: trawl_worker::pipeline::tail::Stalled::default(),
             begun: None,
+            in_hand: trawl_worker::pipeline::in_hand::InHand::default(),
             device_lost: CancellationToken::new(),
         };
         (Arc::new(pipeline), threads)

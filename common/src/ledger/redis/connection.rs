@@ -57,6 +57,20 @@ impl RedisLedger {
     /// # Errors
     /// As [`RedisLedger::connect`].
     pub async fn connect_over(url: &str, files: &TlsFiles) -> Result<Self, LedgerError> {
+        let ledger = Self::lazily(url, files)?;
+        let ping = |mut link: ConnectionManager| async move {
+            redis::cmd("PING").query_async::<String>(&mut link).await
+        };
+        ledger.attempt(&ping).await?;
+        Ok(ledger)
+    }
+
+    /// The same without asking: the first command connects. For who must start with Redis away. Must be called within
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    /// `BadUrl`.
+    pub fn lazily(url: &str, files: &TlsFiles) -> Result<Self, LedgerError> {
         tls::install_crypto_provider();
         let plain = Client::open(url).map_err(|e| bad_url(&e))?;
         let client = match plain.get_connection_info().addr() {
@@ -68,12 +82,7 @@ impl RedisLedger {
         let address: Arc<str> = address(client.get_connection_info().addr()).into();
         let link = lazy_connection(&client).map_err(|e| failed(&address, &e))?;
         let connection = Arc::new(Mutex::new(Connection { generation: 0, link }));
-        let ledger = Self { client, address, connection };
-        let ping = |mut link: ConnectionManager| async move {
-            redis::cmd("PING").query_async::<String>(&mut link).await
-        };
-        ledger.attempt(&ping).await?;
-        Ok(ledger)
+        Ok(Self { client, address, connection })
     }
 
     /// Runs `command` until it is answered, as far as [`RetryPolicy::LEDGER`] goes.
@@ -83,6 +92,15 @@ impl RedisLedger {
         Answer: Future<Output = RedisResult<T>>,
     {
         retry(RetryPolicy::LEDGER, LedgerError::is_transient, || self.attempt(&command)).await
+    }
+
+    /// Runs `command` once, for what is asked again soon anyway.
+    pub(crate) async fn once<T, Command, Answer>(&self, command: &Command) -> Result<T, LedgerError>
+    where
+        Command: Fn(ConnectionManager) -> Answer,
+        Answer: Future<Output = RedisResult<T>>,
+    {
+        self.attempt(command).await
     }
 
     async fn attempt<T, Command, Answer>(&self, command: &Command) -> Result<T, LedgerError>

@@ -1,9 +1,9 @@
 //! Numbers and names as people read them.
 //!
-//! Everything that is printed for people goes through here; JSON never does. Keys come from buckets that
-//! anybody may write to, so control characters must never reach a terminal.
+//! Everything that either binary prints for people goes through here; JSON never does. Keys come from buckets
+//! that anybody may write to, so control characters must never reach a terminal.
 
-pub use trawl_common::telemetry::printable;
+pub use crate::telemetry::printable;
 
 /// Seconds in a minute and in an hour.
 const MINUTE: u64 = 60;
