@@ -16,6 +16,7 @@ pub mod chance;
 pub mod config;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
+pub mod dead;
 pub mod disposition;
 pub mod error_code;
 pub mod exit;
@@ -34,6 +35,7 @@ pub mod results;
 pub mod retry;
 pub mod services;
 pub mod shutdown;
+pub mod standing;
 pub mod storage;
 pub mod telemetry;
 pub mod tls;

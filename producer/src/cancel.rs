@@ -7,15 +7,12 @@
 
 use crate::{errors::Stop, report, target};
 use serde::Serialize;
-use std::{io::Write, path::Path, sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 use trawl_common::{
     config::{OutputFormat, exit, unix_ms},
-    disposition::describe,
     job::JobId,
-    ledger::{JobState, Ledger, Progress},
-    location::Location,
+    ledger::{JobState, Ledger},
     planning::cancellation,
-    results::OutputLayout,
     storage::Stores,
 };
 
@@ -52,7 +49,7 @@ pub async fn run(
         };
     }
     let marked = match ledger.progress(job).await? {
-        Some(progress) => mark(stores, &progress).await,
+        Some(progress) => cancellation::mark_known(stores, &progress, MARK_TIMEOUT, unix_ms()).await,
         None => Err("the ledger has forgotten the job meanwhile".to_owned()),
     };
     match output {
@@ -76,28 +73,14 @@ pub async fn run(
     Ok(exit::OK)
 }
 
-/// Marks the output, if it can be reached and is this job's.
-async fn mark(stores: &Arc<Stores>, progress: &Progress) -> Result<(), String> {
-    let place = Location::parse(&progress.out, Path::new("/")).map_err(|error| error.to_string())?;
-    let marking = async {
-        let spec = target::spec(stores, &place).await.map_err(|stop| stop.message)?;
-        if spec.job != progress.job || spec.created_unix_ms != progress.created_unix_ms {
-            return Err(format!("`{place}` has another job by now, {}", spec.job));
-        }
-        let store = stores.open(&place).await;
-        let marked = cancellation::mark(&*store, &OutputLayout::new(place.clone()), &spec, unix_ms()).await;
-        marked.map_err(|error| describe(&error))
-    };
-    tokio::time::timeout(MARK_TIMEOUT, marking)
-        .await
-        .unwrap_or_else(|_| Err(format!("`{place}` did not answer within {} s", MARK_TIMEOUT.as_secs())))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture;
-    use trawl_common::ledger::{BatchOutcome, JobRecord, memory::MemoryLedger};
+    use trawl_common::{
+        ledger::{BatchOutcome, JobRecord, memory::MemoryLedger},
+        results::OutputLayout,
+    };
 
     #[tokio::test]
     async fn a_job_at_work_a_complete_one_and_none() {

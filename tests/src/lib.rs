@@ -16,6 +16,7 @@ pub mod rows;
 pub mod scene;
 pub mod stack;
 pub mod wait;
+pub mod web;
 
 use std::path::{Path, PathBuf};
 

@@ -5,11 +5,16 @@
 //! of the same work before the ledger is opened. It must never be taken for the end of a job: what is written stays.
 
 use crate::{
+    disposition::describe,
     job::JobSpec,
+    ledger::Progress,
+    location::Location,
     results::OutputLayout,
-    storage::{Storage, StorageError},
+    standing,
+    storage::{Storage, StorageError, Stores},
 };
 use bytes::Bytes;
+use std::{path::Path, time::Duration};
 
 /// Marks the job as given up; marking it again changes nothing but the time.
 ///
@@ -25,6 +30,31 @@ pub async fn mark(
         "job": spec.job, "created_unix_ms": spec.created_unix_ms, "cancelled_unix_ms": now_unix_ms,
     });
     store.put(&layout.cancelled(), Bytes::from(format!("{said}\n"))).await
+}
+
+/// Marks the output of a job that the ledger knows as cancelled, if it can be reached from here within `limit` and is
+/// that job's. Best effort: whoever cancels has told the ledger already.
+///
+/// # Errors
+/// Why it is not marked, in words.
+pub async fn mark_known(
+    stores: &Stores,
+    progress: &Progress,
+    limit: Duration,
+    now_unix_ms: u64,
+) -> Result<(), String> {
+    let place = Location::parse(&progress.out, Path::new("/")).map_err(|error| error.to_string())?;
+    let marking = async {
+        let spec = standing::spec(stores, &place).await.map_err(|error| describe(&error))?;
+        if spec.job != progress.job || spec.created_unix_ms != progress.created_unix_ms {
+            return Err(format!("`{place}` has another job by now, {}", spec.job));
+        }
+        let store = stores.open(&place).await;
+        let marked = mark(&*store, &OutputLayout::new(place.clone()), &spec, now_unix_ms).await;
+        marked.map_err(|error| describe(&error))
+    };
+    let marked = tokio::time::timeout(limit, marking).await;
+    marked.unwrap_or_else(|_| Err(format!("`{place}` did not answer within {} s", limit.as_secs())))
 }
 
 /// Whether the job is marked as given up.
