@@ -8,14 +8,16 @@ import { listen } from "./keys.js";
 import { filters, page, route } from "./links.js";
 import { Live } from "./live.js";
 import { empty, time } from "./parts.js";
-import * as gallery from "./gallery.js";
-import * as job from "./job.js";
-import * as jobs from "./jobs.js";
-import * as queues from "./queues.js";
 import * as shell from "./shell.js";
-import * as workers from "./workers.js";
 
-const PAGES = { jobs, job, gallery, workers, queues };
+// Loaded when they are opened: no page costs what only the others need.
+const PAGES = {
+  jobs: () => import("./jobs.js"),
+  job: () => import("./job.js"),
+  gallery: () => import("./gallery.js"),
+  workers: () => import("./workers.js"),
+  queues: () => import("./queues.js"),
+};
 const main = document.getElementById("main");
 
 let view = null;
@@ -56,29 +58,39 @@ function go(address) {
   if (url.pathname + url.search === location.pathname + location.search) return true;
   history.replaceState({ scroll: scrollY }, "");
   history.pushState(null, "", url.pathname + url.search);
-  draw();
-  scrollTo(0, 0);
+  draw().then(() => scrollTo(0, 0));
   return true;
 }
 
-function draw() {
+async function draw() {
   guarded(() => view?.leave?.());
+  view = null;
   round.abort();
   round = new AbortController();
+  const { signal } = round;
   const place = route(location.pathname);
   shell.tab(place.page);
-  const opened = PAGES[place.page];
-  if (!opened) {
-    view = null;
+  const load = PAGES[place.page];
+  if (!load) {
     document.title = "Not found · trawl";
     replace(main, h("h1", { class: "sr" }, "Not found"), empty("There is no such page", "Jobs, workers and queues are all there is."));
     live.watch(["overview"]);
     return;
   }
+  let opened;
+  try {
+    opened = await load();
+  } catch {
+    if (signal.aborted) return;
+    replace(main, empty("This page could not be loaded", "The monitor does not answer, or was updated meanwhile.", [], ["Load anew", () => location.reload()]));
+    return;
+  }
+  // Somebody went on while it was loading.
+  if (signal.aborted) return;
   view = opened.open(main, {
     job: place.job,
     filters: filters(location.search, ["q", "state"]),
-    signal: round.signal,
+    signal,
     go,
     address: (address) => history.replaceState(history.state, "", address),
     refresh: () => live.refresh(),
@@ -109,8 +121,7 @@ document.addEventListener("click", (event) => {
 });
 
 addEventListener("popstate", (event) => {
-  draw();
-  scrollTo(0, event.state?.scroll ?? 0);
+  draw().then(() => scrollTo(0, event.state?.scroll ?? 0));
 });
 
 const CHORDS = { "g j": page.jobs(), "g w": page.workers(), "g q": page.queues() };

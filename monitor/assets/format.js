@@ -140,6 +140,12 @@ export function middle(text, limit) {
   return letters.slice(0, head).join("") + "…" + letters.slice(letters.length - (limit - 1 - head)).join("");
 }
 
+/** The last part of a key or an address: the file without its folders. */
+export function lastPart(text) {
+  const trimmed = String(text ?? "").replace(/\/+$/, "");
+  return trimmed.slice(trimmed.lastIndexOf("/") + 1);
+}
+
 /** 1 -> "1 job", 2 -> "2 jobs". */
 export function plural(value, one, many = `${one}s`) {
   return `${count(value)} ${value === 1 ? one : many}`;

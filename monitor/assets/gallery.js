@@ -3,35 +3,19 @@
 // are near the screen, and pages when the end is.
 
 import { get } from "./api.js";
-import { attr, button, h, keyed, replace, s, settle, show, text, vary } from "./dom.js";
-import { count, percent, plural, probability } from "./format.js";
+import { attr, button, h, keyed, replace, s, settle, show, text } from "./dom.js";
+import { count, lastPart, percent, plural, probability } from "./format.js";
 import { move } from "./keys.js";
 import { api, filters as fromQuery, page } from "./links.js";
 import { bucketMark, codeTag, empty, emptyPlace, foreign, notice, searchBox, segmented } from "./parts.js";
-import { view } from "./viewer.js";
+import { labelBars, view } from "./viewer.js";
 import { CODE_NAMES, codeMeans } from "./words.js";
 
 const PAGE = 60;
 /** Labels offered while typing; the list of a large model has tens of thousands. */
 const OFFERED = 50;
 const ORDERS = [["confidence", "least sure first"], ["-confidence", "surest first"], ["plan", "in the order of the plan"]];
-export const NAMES = ["label", "code", "status", "min", "max", "order"];
-
-/** The last part of a key, for people. */
-export function shortKey(key) {
-  const trimmed = String(key).replace(/\/+$/);
-  return trimmed.slice(trimmed.lastIndexOf("/") + 1) || trimmed;
-}
-
-/** A row's labels as bars. */
-export function labelBars(row) {
-  return h("ol", { class: "topk" }, (row.topk ?? []).slice(0, 5).map(({ label, prob }) => {
-    const bar = h("i");
-    vary(bar, "--share", `${(Math.max(0, Math.min(1, prob)) * 100).toFixed(1)}%`);
-    const name = foreign(label);
-    return h("li", { title: name }, bar, h("span", null, name), h("b", null, probability(prob)));
-  }));
-}
+const NAMES = ["label", "code", "status", "min", "max", "order"];
 
 function missing() {
   return s("svg", { viewBox: "0 0 40 30", class: "no-picture", "aria-hidden": "true" },
@@ -42,10 +26,9 @@ function card(job, row, look) {
   const box = h("span", { class: "thumb" });
   const failed = row.status !== "ok";
   const picture = h("img", { loading: "lazy", decoding: "async", alt: "", src: api.thumbnail(job, row.batch, row.row, 256) });
-  picture.addEventListener("load", () => attr(picture, "data-in"));
   picture.addEventListener("error", () => replace(box, missing()));
   box.append(picture);
-  const name = shortKey(row.key);
+  const name = lastPart(row.key);
   const item = h("button", { type: "button", class: "card", "data-stop": true, onclick: look, title: foreign(row.key),
     "aria-label": `${foreign(name)}: ${failed ? row.code : `${foreign(row.label)}, ${probability(row.confidence)}`}` },
   box,

@@ -5,12 +5,12 @@ import { post, session } from "./api.js";
 import { rateChart } from "./chart.js";
 import { confirm } from "./dialogs.js";
 import { attr, button, h, keyed, replace, show, text, vary } from "./dom.js";
-import { age, clock, count, duration, middle, milliseconds, percent, plural, rate, shellWord } from "./format.js";
+import { age, clock, count, duration, lastPart, middle, milliseconds, percent, plural, rate, shellWord } from "./format.js";
 import { deadLetters, errorRows, inFlight } from "./joblists.js";
 import { move } from "./keys.js";
 import { api, page } from "./links.js";
 import { active, badge, bars, bucketMark, copyButton, empty, emptyPlace, eta, figure, finished, foreign, notice, progress, stalled, strip, time } from "./parts.js";
-import { STAGES, STAGE_MEANS, advice, modelName } from "./words.js";
+import { STAGES, STAGE_MEANS, advice } from "./words.js";
 
 const DEEDS = {
   pause: {
@@ -71,7 +71,7 @@ function facts() {
     update(job) {
       const spec = job.detail?.spec ?? {};
       const rows = [
-        ["Model", modelName(spec.model ?? job.model), spec.model ?? job.model],
+        ["Model", lastPart(spec.model ?? job.model), spec.model ?? job.model],
         ["Digest", spec.model_sha256 ? middle(spec.model_sha256, 20) : "", spec.model_sha256],
         ["Output", job.out, job.out],
         ...(spec.sources ?? []).slice(0, 5).map((source, index) => [index ? "" : "Sources", source, source]),

@@ -18,7 +18,7 @@ const panel = (className, header, ...content) => h("section", { class: `panel ${
 export function inFlight() {
   let since = 0;
   const list = table("Batches in flight", "tight", [
-    { name: "Batch", class: "n", text: (row) => count(row.batch) },
+    { name: "Batch", text: (row) => count(row.batch) },
     {
       name: "Worker",
       live() {
@@ -76,7 +76,7 @@ export function deadLetters(job, context) {
   const all = button("Retry all", retryAll, "small");
   const title = h("h2");
   const list = table("Dead letters", "dead", [
-    { name: "Batch", class: "n", text: (letter) => count(letter.batch) },
+    { name: "Batch", text: (letter) => count(letter.batch) },
     { name: "Reason", class: "c-reason", text: (letter) => foreign(letter.reason), small: (letter) => (letter.last_error === letter.reason ? "" : foreign(letter.last_error)) },
     { name: "Attempts", class: "n", text: (letter) => count(letter.attempts) },
     { name: "Worker", text: (letter) => foreign(letter.worker) || "–" },

@@ -3,11 +3,11 @@
 
 import { get } from "./api.js";
 import { attr, button, h, replace, show, text } from "./dom.js";
-import { age, compact, count, percent, plural, rate } from "./format.js";
+import { age, compact, count, lastPart, percent, plural, rate } from "./format.js";
 import { move } from "./keys.js";
 import { api, page } from "./links.js";
 import { active, badge, bucketMark, empty, emptyPlace, eta, figure, finished, foreign, notice, progress, searchBox, segmented, sparkline, strip, table, time } from "./parts.js";
-import { STATES, byCount, modelName } from "./words.js";
+import { STATES, byCount } from "./words.js";
 
 const PAGE = 100;
 /** Ages are written anew every so many ticks. */
@@ -33,7 +33,7 @@ const COLUMNS = [
           attr(link, "href", page.job(job.job));
           text(link, foreign(job.job));
           show(from, job.source === "bucket");
-          text(under, [modelName(job.model), job.queue, job.out].filter(Boolean).map(foreign).join(" · "));
+          text(under, [lastPart(job.model), job.queue, job.out].filter(Boolean).map(foreign).join(" · "));
           attr(under, "title", [job.model, job.queue, job.out].filter(Boolean).map(foreign).join("\n"));
         },
       };
@@ -105,6 +105,7 @@ export function open(main, context) {
   const problem = notice();
   const shownOf = h("span", { class: "muted" });
   const more = button("Load older jobs", older, "", { hidden: true });
+  states.update(filter.state);
   list.skeleton(5);
   replace(main, h("h1", { class: "sr" }, "Jobs"), strip(figures), h("div", { class: "filters" }, search.element, states.element),
     problem.element, list.element, nothing.element, h("div", { class: "more" }, more, shownOf));

@@ -63,7 +63,7 @@ export class Live {
   #open() {
     this.#close();
     if (!this.#topics.length) return;
-    this.#set(this.#state === "live" ? "live" : "connecting");
+    if (!this.#state) this.#set("connecting");
     this.#round = new AbortController();
     const source = new EventSource(api.events(this.#topics));
     this.#source = source;

@@ -3,7 +3,7 @@
 
 import { session } from "./api.js";
 import { help, signIn } from "./dialogs.js";
-import { attr, h, keyed, show, text } from "./dom.js";
+import { attr, h, keyed, text } from "./dom.js";
 import { age } from "./format.js";
 import { SERVICE_AWAY, SERVICE_NAMES } from "./words.js";
 import { foreign } from "./parts.js";
@@ -98,7 +98,7 @@ function check() {
 
 function showSession() {
   const button = at("sign-in");
-  show(button, session.known);
+  attr(button, "data-wait", session.known ? null : "");
   text(button, session.mayWrite ? "Signed in" : session.readOnly ? "Read-only" : "Sign in");
   document.body.classList.toggle("may-write", session.mayWrite);
 }

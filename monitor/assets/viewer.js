@@ -2,14 +2,23 @@
 // picture that cannot be shown says why, in the monitor's words.
 
 import { get } from "./api.js";
-import { ICONS, attr, h, iconButton, replace, show, text } from "./dom.js";
-import { count } from "./format.js";
-import { labelBars } from "./gallery.js";
+import { ICONS, attr, h, iconButton, replace, show, text, vary } from "./dom.js";
+import { count, probability } from "./format.js";
 import { api } from "./links.js";
 import { copyButton, foreign } from "./parts.js";
 import { codeMeans } from "./words.js";
 
 const LARGE = 1024;
+
+/** A row's labels as bars. */
+export function labelBars(row) {
+  return h("ol", { class: "topk" }, (row.topk ?? []).slice(0, 5).map(({ label, prob }) => {
+    const bar = h("i");
+    vary(bar, "--share", `${(Math.max(0, Math.min(1, prob)) * 100).toFixed(1)}%`);
+    const name = foreign(label);
+    return h("li", { title: name }, bar, h("span", null, name), h("b", null, probability(prob)));
+  }));
+}
 
 /** Opens at row `at` of `rows()`. `grow()` loads more, `leave(index)` gets where it ended. */
 export function view({ job, at, rows, mayGrow, grow, leave }) {

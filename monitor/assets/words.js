@@ -72,10 +72,3 @@ export function byCount(errors) {
     .filter(([, n]) => n > 0)
     .sort(([a, n], [b, m]) => m - n || (a < b ? -1 : 1));
 }
-
-/** The name of a model: the file without its folders. */
-export function modelName(model) {
-  if (!model) return "";
-  const trimmed = String(model).replace(/\/+$/, "");
-  return trimmed.slice(trimmed.lastIndexOf("/") + 1) || trimmed;
-}
