@@ -36,6 +36,9 @@ export class Live {
       else if (!this.#source && this.#topics.length) this.#open();
     });
     addEventListener("online", () => this.#open());
+    // A page that the browser keeps for going back would keep its stream too, and six of them are all there are.
+    addEventListener("pagehide", () => this.#close());
+    addEventListener("pageshow", (event) => { if (event.persisted) this.#open(); });
     setInterval(() => this.#watchdog(), 5_000);
   }
 

@@ -6,6 +6,7 @@
 
 mod background;
 pub mod bombs;
+pub mod browser;
 pub mod bucket;
 pub mod chaos;
 pub mod http_faults;

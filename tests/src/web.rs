@@ -65,7 +65,7 @@ impl Answer {
 pub fn monitor_command(stack: &Stack, token: Option<&str>) -> Command {
     let mut command = with_stack("trawl-monitor", stack);
     command
-        .args(["--listen", "127.0.0.1:0"])
+        .env("TRAWL_MONITOR_LISTEN", "127.0.0.1:0")
         .env("TRAWL_MANAGEMENT_URL", stack.get("RABBITMQ_MANAGEMENT_URL"));
     if let Some(token) = token {
         command.env("TRAWL_MONITOR_TOKEN", token);

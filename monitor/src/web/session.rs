@@ -275,7 +275,8 @@ mod tests {
         let (csrf, here) = (opened.csrf.as_str(), "http://127.0.0.1:8265");
         let bearer = format!("Bearer {TOKEN}");
         let referer = format!("{here}/jobs/x");
-        let table: &[(&str, &[(&str, &str)], Result<Who, u16>)] = &[
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Result<Who, u16>);
+        let table: &[Case<'_>] = &[
             ("all of it", &[("cookie", &cookie), ("x-trawl-csrf", csrf), ("origin", here)], Ok(Who::Session)),
             (
                 "a referer will do",

@@ -2,6 +2,7 @@
 
 use super::{guard::Peer, router};
 use crate::{
+    management::QueueFigures,
     output,
     testing::{Output, Scene, TOKEN},
     watch::{dead::tests::bury, poll},
@@ -65,6 +66,10 @@ async fn scene() -> (Scene, Router) {
         WorkerReport { worker: "worker-1".into(), images_per_second: 7.5, ..WorkerReport::default() };
     scene.fleet.report(&report).await.unwrap();
     bury(&scene.broker, "job-1", 7).await;
+    let figures =
+        |name: &str, ready, unacked| QueueFigures { name: name.into(), ready, unacked, ..Default::default() };
+    let lanes = [figures("trawl.default", 4, 2), figures("trawl.default.retry", 1, 0)];
+    scene.management.0.lock().unwrap().extend(lanes);
     poll::look_at_jobs(&scene.monitor, 0).await;
     poll::look_at_queues(&scene.monitor).await;
     let app = router(scene.monitor.clone());
@@ -99,6 +104,15 @@ async fn everything_known_is_answered_in_the_contracts_words() {
     );
     let (_, _, queues) = get(&app, "/api/queues").await;
     assert_eq!(queues["management"]["ok"], true);
+    let lane = &queues["queues"][0];
+    assert_eq!(
+        (&lane["ready"], &lane["unacked"], &lane["retry"], &lane["dead"]),
+        (&json!(4), &json!(2), &json!(1), &json!(1))
+    );
+    assert_eq!(
+        (&overview["ready"], &overview["unacked"], &job["detail"]["retries"]),
+        (&json!(4), &json!(2), &json!(1))
+    );
     for (path, expected) in [
         ("/api/jobs/none", 404),
         ("/api/jobs/%3Cimg%3E", 404),
@@ -296,6 +310,7 @@ async fn a_service_that_is_away_is_said_and_pages_go_on() {
         "trawl_fleet_images_per_second 7.5",
         "trawl_build_info{version=",
         "trawl_job_stalled_seconds{queue=\"default\"} 0.0",
+        "trawl_queue_messages{queue=\"default\",state=\"unacked\"} 2",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
