@@ -132,17 +132,17 @@ impl Browser {
             complaints: Vec::new(),
             _profile: profile,
         };
-        let target = browser.call("Target.createTarget", json!({"url": "about:blank"}))["targetId"].clone();
-        let attached = browser.call("Target.attachToTarget", json!({"targetId": target, "flatten": true}));
+        let target = browser.call("Target.createTarget", &json!({"url": "about:blank"}))["targetId"].clone();
+        let attached = browser.call("Target.attachToTarget", &json!({"targetId": target, "flatten": true}));
         attached["sessionId"].as_str().expect("a session").clone_into(&mut browser.page);
         for domain in ["Page.enable", "Runtime.enable", "Log.enable"] {
-            browser.call(domain, json!({}));
+            browser.call(domain, &json!({}));
         }
         browser.size(1280, 860);
         browser
     }
 
-    fn call(&mut self, method: &str, parameters: Value) -> Value {
+    fn call(&mut self, method: &str, parameters: &Value) -> Value {
         self.next += 1;
         let mut message = json!({"id": self.next, "method": method, "params": parameters});
         if !self.page.is_empty() {
@@ -191,7 +191,7 @@ impl Browser {
     /// # Panics
     /// If it cannot be opened.
     pub fn open(&mut self, url: &str) {
-        let opened = self.call("Page.navigate", json!({"url": url}));
+        let opened = self.call("Page.navigate", &json!({"url": url}));
         assert!(opened.get("errorText").is_none(), "{url}: {opened}");
         self.until("the document", "document.readyState === 'complete'");
     }
@@ -202,7 +202,7 @@ impl Browser {
     /// If it throws.
     pub fn eval(&mut self, expression: &str) -> Value {
         let parameters = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
-        let done = self.call("Runtime.evaluate", parameters);
+        let done = self.call("Runtime.evaluate", &parameters);
         assert!(done.get("exceptionDetails").is_none(), "{expression}: {}", done["exceptionDetails"]);
         done["result"]["value"].clone()
     }
@@ -243,16 +243,15 @@ impl Browser {
 
     /// The size of the page, in pixels.
     pub fn size(&mut self, width: u32, height: u32) {
-        let metrics =
-            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
-        self.call("Emulation.setDeviceMetricsOverride", metrics);
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.call("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
     /// Whether the system likes it dark.
     pub fn dark(&mut self, dark: bool) {
         let value = if dark { "dark" } else { "light" };
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": value}]});
-        self.call("Emulation.setEmulatedMedia", features);
+        self.call("Emulation.setEmulatedMedia", &features);
     }
 
     /// A picture of what is seen, as a PNG.
@@ -260,7 +259,7 @@ impl Browser {
     /// # Panics
     /// If it cannot be written.
     pub fn picture(&mut self, path: &Path) {
-        let shot = self.call("Page.captureScreenshot", json!({"format": "png"}));
+        let shot = self.call("Page.captureScreenshot", &json!({"format": "png"}));
         let bytes = base64(shot["data"].as_str().expect("a picture"));
         std::fs::write(path, bytes).expect("the picture is written");
     }

@@ -340,7 +340,7 @@ fn bad_usage_is_said_with_the_next_step() {
         (vec!["--token-file", "/nowhere/token"], None, "/nowhere/token"),
         (vec!["--outputs", "ftp://x/y"], None, "s3://"),
         (
-            vec!["--management-url", "http://canary:canary-secret@h:port"],
+            vec!["--management-url", "http://canary:canary-secret@127.0.0.1:port"],
             None,
             "http://user:password@host:15672",
         ),

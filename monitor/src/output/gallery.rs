@@ -1,8 +1,7 @@
 //! The galleries: an index a job, for the few jobs that somebody looks at.
 //!
 //! Asked by the pages. An index is built in the background when it is first asked for, and goes on growing while the
-//! job does and somebody asks; at most so many jobs are kept, the latest used. A page waits for the first rows, for a
-//! moment only.
+//! job does and somebody asks; at most so many jobs are kept, the latest used. A page waits for that, for a moment only.
 
 use super::{Submission, index::Index, indexing::Reading, place_of};
 use crate::{Monitor, bounded::Bounded, watch::job::is_active};
@@ -28,8 +27,9 @@ const BUILDS_AT_ONCE: usize = 2;
 /// An index of a job that goes on is made longer after this time, if it is asked for: a listing of its parts.
 const GROW_EVERY: Duration = Duration::from_secs(10);
 
-/// A page waits so long for the first rows.
-const FIRST_ROWS: Duration = Duration::from_millis(1500);
+/// A page waits so long for an index that is being built, and then shows what is there: rows that come later would
+/// have stood among those that were shown.
+const BUILD_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The galleries of one monitor.
 pub struct Galleries {
@@ -107,20 +107,17 @@ fn key(progress: &Progress) -> Submission {
     (progress.job.clone(), progress.created_unix_ms)
 }
 
-/// The rows of a job as far as they are known; has them read in the background if they may have become more. Waits a
-/// moment for the first ones. Cancel safe: the reading goes on.
+/// The rows of a job as far as they are known; has them read in the background if they may have become more, and waits a
+/// moment for that. Cancel safe: the reading goes on.
 pub async fn rows(monitor: &Arc<Monitor>, progress: &Progress) -> Rows {
     let gallery = monitor.galleries.gallery(progress);
     let mut index = gallery.index.subscribe();
     build_if_due(monitor, &gallery, progress);
-    let first = async {
-        while index.borrow_and_update().is_empty() && gallery.building.load(Ordering::Acquire) {
-            if index.changed().await.is_err() {
-                return;
-            }
-        }
+    let built = async {
+        index.mark_unchanged();
+        while gallery.building.load(Ordering::Acquire) && index.changed().await.is_ok() {}
     };
-    let _waited_long_enough = timeout(FIRST_ROWS, first).await;
+    let _waited_long_enough = timeout(BUILD_PATIENCE, built).await;
     let failure = gallery.state.lock().expect("no panic while the state is held").failure.clone();
     let index = gallery.index.borrow().clone();
     Rows { index, failure }
