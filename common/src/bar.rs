@@ -1,11 +1,11 @@
 //! The progress bar of `trawl submit --watch`, `trawl run` and `trawl-worker run`: one line that moves, on stderr.
 //!
 //! Only where a terminal can redraw a line; [`crate::terminal::redraws`] says where. It says what
-//! [`crate::standing::line`] says, and log lines go above it instead of through it.
+//! [`crate::summary::line`] says, and log lines go above it instead of through it.
 
 use crate::{
     ledger::Progress,
-    standing,
+    summary,
     telemetry::held::{self, Held},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -41,7 +41,7 @@ impl Bar {
         }
         self.bar.set_length(progress.images_planned);
         self.bar.set_position(progress.images_ok + progress.images_failed);
-        self.bar.set_message(standing::line(progress));
+        self.bar.set_message(summary::line(progress));
     }
 
     /// Says something above the bar.

@@ -110,6 +110,17 @@ pub enum Message {
     Finalize(FinalizeRequest),
 }
 
+impl Message {
+    /// The job that it is about.
+    pub fn job(&self) -> &JobId {
+        match self {
+            Self::Batch(batch) => &batch.job,
+            Self::Feed(request) => &request.job,
+            Self::Finalize(request) => &request.job,
+        }
+    }
+}
+
 /// A message that cannot be worked on and never will be.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {

@@ -6,7 +6,7 @@
 use crate::{
     broker::BrokerError, bundle::BundleError, config::exit, ledger::LedgerError, location::LocationError,
     model_file::ModelFileError, planning::PlanError, results::footer::FetchFooterError,
-    services::ServiceError, storage::StorageError, telemetry::TelemetryError,
+    services::ServiceError, standing::StandingError, storage::StorageError, telemetry::TelemetryError,
 };
 use std::error::Error;
 
@@ -51,6 +51,16 @@ fn known(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.is::<ServiceError>()
     {
         return Some(exit::USAGE);
+    }
+    if let Some(StandingError::NoOutput { .. }) = error.downcast_ref() {
+        return Some(exit::NOT_FOUND);
+    }
+    // Transparent, as below.
+    if let Some(StandingError::Storage(error)) = error.downcast_ref() {
+        return Some(of_storage(error));
+    }
+    if let Some(StandingError::Footer(FetchFooterError::Storage(error))) = error.downcast_ref() {
+        return Some(of_storage(error));
     }
     if let Some(FetchFooterError::Storage(error)) = error.downcast_ref() {
         return Some(of_storage(error));

@@ -19,6 +19,7 @@ pub mod command_line;
 pub mod config;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
+pub mod dead;
 pub mod disposition;
 pub mod error_code;
 pub mod exit;
@@ -40,6 +41,7 @@ pub mod shutdown;
 pub mod stages;
 pub mod standing;
 pub mod storage;
+pub mod summary;
 pub mod telemetry;
 pub mod terminal;
 pub mod text;

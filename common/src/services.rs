@@ -76,6 +76,23 @@ impl ServiceArgs {
         self.service(&self.redis_url, self.redis_url_file.as_deref(), "TRAWL_REDIS_URL_FILE").await
     }
 
+    /// Where another service is, that one program alone asks: by the same rules, from its `url` or from the file
+    /// that `variable` names. `None` if neither is given. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; all of them are wrong usage.
+    pub async fn other(
+        &self,
+        url: Option<&str>,
+        file: Option<&Path>,
+        variable: &'static str,
+    ) -> Result<Option<ServiceUrl>, ServiceError> {
+        match (url, file) {
+            (None, None) => Ok(None),
+            _ => self.service(url.unwrap_or_default(), file, variable).await.map(Some),
+        }
+    }
+
     async fn service(
         &self,
         url: &str,
@@ -103,12 +120,12 @@ impl ServiceArgs {
     }
 }
 
-/// Refuses `amqp://` and `redis://` (or `valkey://`) to a host that is not this one. What is no such URL is left
+/// Refuses `amqp://`, `redis://` (or `valkey://`) and `http://` to a host that is not this one. What is no such URL is left
 /// to the client that reads it.
 fn refuse_plain(url: &str) -> Result<(), ServiceError> {
     let Some((scheme, rest)) = url.split_once("://") else { return Ok(()) };
     let scheme = scheme.to_ascii_lowercase();
-    if !matches!(scheme.as_str(), "amqp" | "redis" | "valkey") {
+    if !matches!(scheme.as_str(), "amqp" | "redis" | "valkey" | "http") {
         return Ok(());
     }
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -153,6 +170,7 @@ mod tests {
         for (away, host) in [
             ("amqp://u:canary@rabbit:5672/v", "rabbit"),
             ("redis://:canary@10.0.0.7", "10.0.0.7"),
+            ("http://u:canary@rabbit:15672", "rabbit"),
             ("valkey://:canary@cache", "cache"),
             ("redis://0.0.0.0", "0.0.0.0"),
             ("amqp://u:canary@[fe80::1]:5672", "fe80::1"),

@@ -1,105 +1,216 @@
-//! A job's standing in one line: the same words in `trawl status`, `watch`, `submit --watch` and both `run`s.
+//! How a job stands by its output alone, without Redis and RabbitMQ.
 //!
-//! Made from the counters alone; where they come from and where the line goes is the caller's. A rate or an
-//! estimate that is not known is left out, never guessed.
+//! The output is the truth: the plan says how much there is to do, the footers of the parts what is done. For `trawl
+//! status OUT` and for the monitor. Reads kilobytes a part and never a row; writes nothing.
 
 use crate::{
-    ledger::{JobState, Progress},
-    text,
+    job::{JobSpec, JobSpecError},
+    ledger::{BatchOutcome, JobState, Progress},
+    location::Location,
+    planning::cancellation,
+    results::{
+        Manifest, OutputLayout, PlanDone, PlanFileFooter, footer::FetchFooterError, manifest::ManifestError,
+        part::read_footer, plan_file::PlanFileError,
+    },
+    storage::{Storage, StorageError, Stores},
 };
+use futures::{Stream, TryStreamExt, stream};
 
-/// A state's name, as JSON has it.
-pub fn state(state: JobState) -> &'static str {
-    match state {
-        JobState::Enqueuing => "enqueuing",
-        JobState::Running => "running",
-        JobState::Complete => "complete",
-        JobState::Paused => "paused",
-        JobState::Cancelled => "cancelled",
-    }
+/// Footers under way at once: the latency of a bucket is hidden, its request limit (thousands a second) is
+/// not reached.
+pub const FOOTERS_AT_ONCE: usize = 32;
+
+/// A `job.json` of more bytes is none; a thousand sources of a kilobyte fit.
+const MAX_SPEC_BYTES: u64 = 4 << 20;
+
+/// A manifest of more bytes is none: ten million parts fit.
+const MAX_MANIFEST_BYTES: u64 = 2 << 30;
+
+/// `plan/_DONE` is a few numbers.
+const MAX_DONE_BYTES: u64 = 64 << 10;
+
+/// Why an output does not say how its job stands.
+#[derive(Debug, thiserror::Error)]
+pub enum StandingError {
+    /// No output of a job.
+    #[error("`{out}` is not the output of a job: it has no _trawl/job.json")]
+    NoOutput {
+        /// The place.
+        out: Location,
+    },
+    /// The store's.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// `job.json` is not readable.
+    #[error(transparent)]
+    Spec(#[from] JobSpecError),
+    /// The manifest is not readable.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The plan's end is not readable.
+    #[error(transparent)]
+    Plan(#[from] PlanFileError),
+    /// A plan file or a part.
+    #[error(transparent)]
+    Footer(#[from] FetchFooterError),
 }
 
-/// A job's standing in one line.
-pub fn line(p: &Progress) -> String {
-    let done = p.images_ok + p.images_failed;
-    let mut line = format!(
-        "{}: {} of {} ({})",
-        state(p.state),
-        text::count(done),
-        planned(p),
-        text::percent(done, p.images_planned)
-    );
-    if p.images_failed > 0 {
-        line.push_str(&format!(", {} failed", text::count(p.images_failed)));
-    }
-    if let Some(pace) = pace(p) {
-        line.push_str(", ");
-        line.push_str(&pace);
-    }
-    line
-}
-
-/// Rate and estimate, while there is something to wait for.
-pub fn pace(p: &Progress) -> Option<String> {
-    let moving = matches!(p.state, JobState::Enqueuing | JobState::Running) && p.images_per_second > 0.0;
-    moving.then(|| {
-        let rate = format!("{} images/s", text::rate(p.images_per_second));
-        match p.eta_seconds {
-            Some(eta) => format!("{rate}, {} left", text::seconds(eta)),
-            None => rate,
-        }
-    })
-}
-
-/// The failed images by code, the most frequent first.
-pub fn errors(p: &Progress) -> String {
-    let mut errors: Vec<_> = p.errors.iter().filter(|(_, n)| **n > 0).collect();
-    errors.sort_by_key(|(code, n)| (std::cmp::Reverse(**n), code.as_str()));
-    errors.iter().map(|(code, n)| format!("{code} {}", text::count(**n))).collect::<Vec<_>>().join(", ")
-}
-
-/// The planned images, with the mark that there may be more.
-pub fn planned(p: &Progress) -> String {
-    let more = if p.state == JobState::Enqueuing { " so far" } else { "" };
-    format!("{}{more}", text::counted(p.images_planned, "image", "images"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error_code::ErrorCode;
-
-    fn progress(state: JobState) -> Progress {
-        Progress {
-            job: "job-1".parse().unwrap(),
-            state,
-            out: "s3://b/out".into(),
-            queue: "default".into(),
-            created_unix_ms: 1,
-            images_planned: 1000,
-            images_ok: 490,
-            images_failed: 10,
-            batches_planned: 4,
-            batches_done: 2,
-            errors: [(ErrorCode::Truncated, 3), (ErrorCode::NotAnImage, 7)].into(),
-            images_per_second: 50.0,
-            eta_seconds: Some(10.0),
-            stages: Default::default(),
-            binding: None,
+impl StandingError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.is_transient(),
+            Self::Footer(error) => error.is_transient(),
+            Self::NoOutput { .. } | Self::Spec(_) | Self::Manifest(_) | Self::Plan(_) => false,
         }
     }
+}
 
-    #[test]
-    fn nothing_is_promised_that_is_not_known() {
-        let mut p = progress(JobState::Enqueuing);
-        p.eta_seconds = None;
-        assert_eq!(line(&p), "enqueuing: 500 of 1,000 images so far (50 %), 10 failed, 50 images/s");
-        let p = progress(JobState::Complete);
-        assert!(!line(&p).contains("left"), "a complete job has nothing left: {}", line(&p));
-    }
+/// A job by its output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    /// What it does.
+    pub spec: JobSpec,
+    /// Its counters. Rate and estimate are left empty: files have no clock.
+    pub progress: Progress,
+    /// When it was finished, if it is complete and has its manifest, milliseconds since 1970.
+    pub finished_unix_ms: Option<u64>,
+}
 
-    #[test]
-    fn the_most_frequent_failure_comes_first() {
-        assert_eq!(errors(&progress(JobState::Running)), "not_an_image 7, truncated 3");
+/// The spec of the job whose output is at `out`. Cancel safe.
+///
+/// # Errors
+/// `NoOutput` if the place is none, or what the store gives.
+pub async fn spec(stores: &Stores, out: &Location) -> Result<JobSpec, StandingError> {
+    let layout = OutputLayout::new(out.clone());
+    match stores.open(out).await.get(&layout.job(), MAX_SPEC_BYTES).await {
+        Ok(object) => Ok(JobSpec::parse(&object.bytes)?),
+        Err(error) if error.is_not_found() => Err(StandingError::NoOutput { out: out.clone() }),
+        Err(error) => Err(error.into()),
     }
+}
+
+/// The standing of the job whose output is at `out`. Cancel safe.
+///
+/// # Errors
+/// `NoOutput` if the place is none, or what the store gives.
+pub async fn standing(stores: &Stores, out: &Location) -> Result<Standing, StandingError> {
+    let spec = spec(stores, out).await?;
+    let layout = OutputLayout::new(out.clone());
+    let store = stores.open(out).await;
+    let mut progress = Progress {
+        job: spec.job.clone(),
+        state: JobState::Enqueuing,
+        out: spec.out.clone(),
+        queue: spec.queue.to_string(),
+        created_unix_ms: spec.created_unix_ms,
+        images_planned: 0,
+        images_ok: 0,
+        images_failed: 0,
+        batches_planned: 0,
+        batches_done: 0,
+        errors: Default::default(),
+        images_per_second: 0.0,
+        eta_seconds: None,
+        stages: Default::default(),
+        binding: None,
+    };
+    if let Some(manifest) = manifest(store.as_ref(), &layout).await? {
+        progress.state = JobState::Complete;
+        (progress.images_planned, progress.batches_planned) = (manifest.rows, manifest.batches);
+        (progress.images_ok, progress.images_failed) = (manifest.images_ok, manifest.images_failed);
+        (progress.batches_done, progress.errors) = (manifest.batches, manifest.errors);
+        progress.stages = manifest.stages.ms_an_image(manifest.rows);
+        progress.binding = manifest.stages.binding();
+        return Ok(Standing { spec, progress, finished_unix_ms: Some(manifest.finished_unix_ms) });
+    }
+    plan(store.as_ref(), &layout, &mut progress).await?;
+    if let Some(hold) = cancellation::marked(store.as_ref(), &layout).await? {
+        progress.state = hold.state();
+    }
+    parts(store.as_ref(), &layout, &mut progress).await?;
+    Ok(Standing { spec, progress, finished_unix_ms: None })
+}
+
+/// The manifest, once the job is complete: `_SUCCESS` is what says so, the manifest may be there before it.
+///
+/// # Errors
+/// What the store gives, or that the manifest is not readable.
+pub async fn manifest(store: &dyn Storage, layout: &OutputLayout) -> Result<Option<Manifest>, StandingError> {
+    match store.head(&layout.success()).await {
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    match store.get(&layout.manifest(), MAX_MANIFEST_BYTES).await {
+        Ok(object) => Ok(Some(Manifest::parse(&object.bytes)?)),
+        // Deleted by hand: the parts can be counted.
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn plan(
+    store: &dyn Storage,
+    layout: &OutputLayout,
+    progress: &mut Progress,
+) -> Result<(), StandingError> {
+    match store.get(&layout.plan_done(), MAX_DONE_BYTES).await {
+        Ok(object) => {
+            let done = PlanDone::parse(&object.bytes)?;
+            progress.state = JobState::Running;
+            (progress.images_planned, progress.batches_planned) = (done.images, done.batches);
+            return Ok(());
+        }
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    // The last file's footer has the sums up to it.
+    let mut last = None;
+    let mut pages = store.list(&layout.plan_prefix(), None);
+    while let Some(page) = pages.try_next().await? {
+        let keys = page.objects.into_iter().map(|object| object.key);
+        last = keys.rev().find(|key| key.ends_with(".parquet")).or(last);
+    }
+    if let Some(key) = last {
+        let footer = PlanFileFooter::fetch(store, &key).await?;
+        progress.images_planned = footer.cursor.images;
+        progress.batches_planned = footer.first_batch.0 + footer.batches;
+    }
+    Ok(())
+}
+
+async fn parts(
+    store: &dyn Storage,
+    layout: &OutputLayout,
+    progress: &mut Progress,
+) -> Result<(), StandingError> {
+    let mut footers = part_keys(store, layout)
+        .map_err(StandingError::from)
+        .map_ok(|key| async move { Ok::<_, StandingError>(read_footer(store, &key).await?) })
+        .try_buffer_unordered(FOOTERS_AT_ONCE);
+    let mut totals = BatchOutcome::default();
+    while let Some(footer) = footers.try_next().await? {
+        progress.batches_done += 1;
+        totals.add(&footer.outcome());
+    }
+    progress.stages = totals.stages.ms_an_image(totals.images_ok + totals.images_failed);
+    progress.binding = totals.stages.binding();
+    (progress.images_ok, progress.images_failed) = (totals.images_ok, totals.images_failed);
+    progress.errors = totals.errors;
+    Ok(())
+}
+
+/// The keys of an output's parts, in the order of the batches.
+pub fn part_keys<'a>(
+    store: &'a dyn Storage,
+    layout: &'a OutputLayout,
+) -> impl Stream<Item = Result<String, StorageError>> + Send + 'a {
+    store
+        .list(&layout.part_prefix(), None)
+        .map_ok(move |page| {
+            let ours = page.objects.into_iter().map(|object| object.key);
+            stream::iter(ours.filter(|key| layout.batch_of_part(key).is_some()).map(Ok))
+        })
+        .try_flatten()
 }

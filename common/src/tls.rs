@@ -124,6 +124,23 @@ impl TlsFiles {
         Some(roots(ca).and_then(|roots| client(roots, identity?)))
     }
 
+    /// A configuration that trusts the given CA, or the system's certificates if none was given.
+    ///
+    /// # Errors
+    /// In words, if the files do not fit together or the system has no certificates.
+    pub fn client_config(&self) -> Result<ClientConfig, String> {
+        if let Some(private) = self.private_ca() {
+            return private;
+        }
+        let mut roots = RootCertStore::empty();
+        // Certificates that are not readable are passed over, as the clients of the other services do.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err("the system has no certificates; give the CA's with --tls-ca".to_owned());
+        }
+        client(roots, self.identity.as_ref().map(|identity| identity.parsed()).transpose()?)
+    }
+
     /// Certificate chain and key of the client, both PEM.
     pub(crate) fn identity(&self) -> Option<(&[u8], &[u8])> {
         self.identity.as_ref().map(|identity| (identity.chain.as_slice(), identity.key.as_slice()))

@@ -3,7 +3,6 @@
 //! Scripts depend on names, flags and exit codes. Values that cannot be right are refused while parsing,
 //! before anything connects; what comes from the environment is never shown, it may be a password.
 
-use crate::dead::Selection;
 use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -13,6 +12,7 @@ use clap_complete::Shell;
 use trawl_common::{
     command_line,
     config::{JobArgs, OutputFormat, ServiceArgs},
+    dead::Selection,
     error_code::ErrorCode,
     job::{JobId, QueueName},
     telemetry::LogFormat,

@@ -16,37 +16,15 @@ use trawl_common::{
     batch::{BatchNumber, Message},
     broker::{Broker, DeadLetter, Verdict},
     config::{OutputFormat, exit, unix_ms},
+    dead::{Selection, judge},
     job::{JobId, QueueName},
 };
-
-/// Letters looked at in search of those that match: they are held in memory meanwhile, some ten kilobytes each.
-const MAX_LOOKED_AT: usize = 5000;
 
 /// Characters of a body that is no message of ours.
 const JUNK_SHOWN: usize = 200;
 
 /// Characters of a reason in the table.
 const REASON_SHOWN: usize = 60;
-
-/// Which letters are meant.
-#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
-pub struct Selection {
-    /// Only letters of this job
-    #[arg(long, value_name = "JOB")]
-    pub job: Option<JobId>,
-
-    /// Only letters of this lane
-    #[arg(long, value_name = "NAME")]
-    pub queue: Option<QueueName>,
-
-    /// Only letters whose reason has this text in it, whatever its case
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
-
-    /// At most this many, the oldest first
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5000), value_name = "N")]
-    pub limit: u32,
-}
 
 /// What to do with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,31 +60,6 @@ struct Shown<'a> {
     descriptor: Option<serde_json::Value>,
     /// The beginning of what is none, escaped.
     body: Option<String>,
-}
-
-impl Selection {
-    fn takes(&self, letter: &DeadLetter) -> bool {
-        let wanted = self.reason.as_ref().map(|text| text.to_lowercase());
-        self.queue.as_ref().is_none_or(|queue| letter.queue.as_ref() == Some(queue))
-            && wanted.is_none_or(|text| letter.reason.to_lowercase().contains(&text))
-            // Parsing comes last: it is the dear one.
-            && self.job.as_ref().is_none_or(|job| {
-                Message::parse(&letter.body).is_ok_and(|message| job_of(&message) == job)
-            })
-    }
-
-    fn is_all(&self) -> bool {
-        self.job.is_none() && self.queue.is_none() && self.reason.is_none()
-    }
-}
-
-/// The job that a message is of.
-pub fn job_of(message: &Message) -> &JobId {
-    match message {
-        Message::Batch(batch) => &batch.job,
-        Message::Feed(request) => &request.job,
-        Message::Finalize(request) => &request.job,
-    }
 }
 
 /// Runs the command.
@@ -148,26 +101,6 @@ pub async fn run(
     Ok(exit::OK)
 }
 
-/// Goes through the letters and gives back those that match, with what became of them.
-async fn judge(
-    broker: &dyn Broker,
-    selection: &Selection,
-    verdict: Verdict,
-) -> Result<Vec<(DeadLetter, Verdict)>, Stop> {
-    let limit = selection.limit as usize;
-    let mut taken = 0;
-    let mut chosen = Vec::new();
-    let mut decide = |letter: &DeadLetter| {
-        let takes = taken < limit && selection.takes(letter);
-        taken += usize::from(takes);
-        chosen.push(takes);
-        if takes { verdict } else { Verdict::Keep }
-    };
-    let looked_at = if selection.is_all() { limit } else { MAX_LOOKED_AT };
-    let judged = broker.judge_dead(looked_at, &mut decide).await?;
-    Ok(judged.into_iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(judged, _)| judged).collect())
-}
-
 /// Asks at the terminal, with the number of letters.
 async fn agreed(broker: &dyn Broker, selection: &Selection) -> Result<bool, Stop> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -204,7 +137,7 @@ fn show<T>(letter: &DeadLetter, done: Verdict, take: impl FnOnce(&Shown<'_>) -> 
             Verdict::Drop => "dropped",
         },
         queue: letter.queue.as_ref(),
-        job: message.as_ref().ok().map(job_of),
+        job: message.as_ref().ok().map(Message::job),
         kind,
         batch,
         images,

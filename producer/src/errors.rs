@@ -20,6 +20,7 @@ use trawl_common::{
     planning::PlanError,
     results::{footer::FetchFooterError, manifest::ManifestError, plan_file::PlanFileError},
     services::ServiceError,
+    standing::StandingError,
     storage::StorageError,
     telemetry::{TelemetryError, printable},
 };
@@ -196,6 +197,21 @@ impl From<FetchFooterError> for Stop {
 impl From<ManifestError> for Stop {
     fn from(error: ManifestError) -> Self {
         Self::of(exit::FAILED, &error)
+    }
+}
+
+impl From<StandingError> for Stop {
+    fn from(error: StandingError) -> Self {
+        match error {
+            StandingError::NoOutput { .. } => {
+                coded(&error).hint("`trawl jobs` lists the jobs with their outputs")
+            }
+            StandingError::Storage(error) => error.into(),
+            StandingError::Spec(error) => error.into(),
+            StandingError::Manifest(error) => error.into(),
+            StandingError::Plan(error) => error.into(),
+            StandingError::Footer(error) => error.into(),
+        }
     }
 }
 

@@ -4,14 +4,14 @@
 //! `status`, `watch` and `submit --watch` say the same thing in the same words. The JSON keys are fixed:
 //! scripts depend on them.
 
-pub use trawl_common::standing::{errors, line, state};
+pub use trawl_common::summary::{errors, line, state};
 
 use crate::text;
 use serde::Serialize;
 use std::io::{self, Write};
 use trawl_common::{
     ledger::Progress,
-    standing::{pace, planned},
+    summary::{pace, planned},
 };
 
 /// Who counted.

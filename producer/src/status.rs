@@ -5,7 +5,6 @@
 
 use crate::{
     bucket,
-    dead::job_of,
     errors::Stop,
     next,
     report::{Dead, Report, Source},
@@ -89,7 +88,7 @@ async fn dead_letters(job: &JobId, broker: impl AsyncFnOnce() -> Result<Arc<dyn 
         }
         let mut of_job = 0;
         let mut look = |letter: &trawl_common::broker::DeadLetter| {
-            of_job += u64::from(Message::parse(&letter.body).is_ok_and(|message| job_of(&message) == job));
+            of_job += u64::from(Message::parse(&letter.body).is_ok_and(|message| message.job() == job));
             Verdict::Keep
         };
         let looked_at = broker.judge_dead(LETTERS_LOOKED_AT, &mut look).await?.len();

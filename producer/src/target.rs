@@ -9,12 +9,9 @@ use trawl_common::{
     job::{JobId, JobSpec},
     ledger::Ledger,
     location::Location,
-    results::OutputLayout,
-    storage::{StorageError, Stores},
+    standing,
+    storage::Stores,
 };
-
-/// A `job.json` of more bytes is none; a thousand sources of a kilobyte fit.
-const MAX_SPEC_BYTES: u64 = 4 << 20;
 
 /// Jobs that a misspelled id is compared with, the newest first.
 const JOBS_COMPARED: usize = 1000;
@@ -79,15 +76,7 @@ pub async fn out_of(
 /// # Errors
 /// Not found if the place is no output, or what the store gives.
 pub async fn spec(stores: &Arc<Stores>, out: &Location) -> Result<JobSpec, Stop> {
-    let layout = OutputLayout::new(out.clone());
-    match stores.open(out).await.get(&layout.job(), MAX_SPEC_BYTES).await {
-        Ok(object) => Ok(JobSpec::parse(&object.bytes)?),
-        Err(StorageError::NotFound { .. }) => {
-            Err(Stop::not_found(format!("`{out}` is not the output of a job: it has no _trawl/job.json"))
-                .hint("`trawl jobs` lists the jobs with their outputs"))
-        }
-        Err(error) => Err(error.into()),
-    }
+    Ok(standing::spec(stores, out).await?)
 }
 
 /// The ledger does not know the job.

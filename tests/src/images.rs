@@ -21,6 +21,43 @@ pub fn png(seed: u32, width: u32, height: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
+/// A PNG of a sun over hills, for pages that people look at; `seed` says which.
+///
+/// # Panics
+/// Never: encoding into memory does not fail.
+pub fn landscape(seed: u32, width: u32, height: u32) -> Vec<u8> {
+    let part = |n: u32| f64::from(seed.wrapping_mul(n).wrapping_add(n) % 97) / 97.0;
+    let (w, h) = (f64::from(width), f64::from(height));
+    let (sun_x, sun_y, sun) =
+        (w * (0.2 + 0.6 * part(31)), h * (0.15 + 0.35 * part(17)), h * (0.06 + 0.08 * part(7)));
+    let shade = |share: f64, n: u32| {
+        let channel = |phase: f64| {
+            let wave = (std::f64::consts::TAU * (part(n) + phase)).cos();
+            (255.0 * (0.5 + 0.28 * wave) * (0.55 + 0.45 * share)).clamp(0.0, 255.0) as u8
+        };
+        Rgb([channel(0.0), channel(0.33), channel(0.67)])
+    };
+    let pixel = |x: u32, y: u32| {
+        let (x, y) = (f64::from(x), f64::from(y));
+        let hill =
+            |n: u32, base: f64| h * (base + 0.1 * ((x / w * (2.0 + 3.0 * part(n)) + part(n)) * 3.0).sin());
+        if y > hill(41, 0.8) {
+            shade(0.1, 41)
+        } else if y > hill(29, 0.62) {
+            shade(0.45, 29)
+        } else if (x - sun_x).hypot(y - sun_y) < sun {
+            Rgb([255, 244, 214])
+        } else {
+            shade(0.5 + 0.5 * y / h, 13)
+        }
+    };
+    let mut bytes = Cursor::new(Vec::new());
+    RgbImage::from_fn(width, height, pixel)
+        .write_to(&mut bytes, ImageFormat::Png)
+        .expect("encoding into memory");
+    bytes.into_inner()
+}
+
 /// A PNG of one colour all over.
 ///
 /// # Panics

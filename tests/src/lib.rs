@@ -6,6 +6,7 @@
 
 mod background;
 pub mod bombs;
+pub mod browser;
 pub mod bucket;
 pub mod chaos;
 pub mod http_faults;
@@ -17,6 +18,7 @@ pub mod scene;
 pub mod stack;
 pub mod tmux;
 pub mod wait;
+pub mod web;
 
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,7 @@ use std::{
     io::{self, Write},
     time::{Duration, Instant},
 };
-use trawl_common::{bar::Bar, ledger::Progress, standing, terminal};
+use trawl_common::{bar::Bar, ledger::Progress, summary, terminal};
 
 /// Between two looks at the ledger.
 pub const TICK: Duration = Duration::from_millis(200);
@@ -42,7 +42,7 @@ impl Display {
             Self::Lines(last) if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
                 // Nobody may be left to read it; the run goes on.
-                let _ = writeln!(io::stderr(), "{}", standing::line(progress));
+                let _ = writeln!(io::stderr(), "{}", summary::line(progress));
             }
             Self::Lines(_) => {}
         }

@@ -8,6 +8,7 @@ pub mod footer;
 pub mod layout;
 pub mod manifest;
 pub mod part;
+pub mod part_brief;
 pub mod part_keys;
 pub mod part_rows;
 pub mod plan_file;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use trawl_common::{
     ledger::{JobState, Progress},
-    standing::planned,
+    summary::planned,
 };
 
 /// Columns that a field's name takes.
