@@ -115,7 +115,11 @@ pub async fn rows(monitor: &Arc<Monitor>, progress: &Progress) -> Rows {
     build_if_due(monitor, &gallery, progress);
     let built = async {
         index.mark_unchanged();
-        while gallery.building.load(Ordering::Acquire) && index.changed().await.is_ok() {}
+        while gallery.building.load(Ordering::Acquire) {
+            if index.changed().await.is_err() {
+                return;
+            }
+        }
     };
     let _waited_long_enough = timeout(BUILD_PATIENCE, built).await;
     let failure = gallery.state.lock().expect("no panic while the state is held").failure.clone();
