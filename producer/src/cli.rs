@@ -15,6 +15,7 @@ use trawl_common::{
     dead::Selection,
     error_code::ErrorCode,
     job::{JobId, QueueName},
+    planning::Ready,
     telemetry::LogFormat,
 };
 
@@ -344,6 +345,11 @@ pub struct SubmitArgs {
     /// The job.
     #[command(flatten)]
     pub job: JobArgs,
+
+    /// Batches of the job that wait in the queue; the workers queue the rest as these are done, so that jobs share a
+    /// lane. `all` queues every batch now
+    #[arg(long, default_value = "auto", value_name = "auto|all|N")]
+    pub ready: Ready,
 
     /// Say what would be enqueued; write and enqueue nothing
     #[arg(long, conflicts_with = "watch")]

@@ -102,7 +102,7 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     ledger.warn_if_evicting().await;
     let services = Services { stores: &cx.stores, broker: &broker, ledger: &ledger };
     let mut shown = progress::Enlisting::new();
-    let placed = place(services, &prepared, &mut |planned| shown.show(planned), stop).await;
+    let placed = place(services, &prepared, args.ready, &mut |planned| shown.show(planned), stop).await;
     shown.end();
     let submitted = placed.map_err(|stop| follow::with_signal(cx, stop))?;
     announce(&submitted, cx.output, out)?;
@@ -182,6 +182,7 @@ fn described_beside(path: &Path) -> bool {
 async fn place(
     services: Services<'_>,
     prepared: &Prepared,
+    ready: Ready,
     on_progress: &mut (dyn FnMut(&Planned) + Send),
     cancel: &CancellationToken,
 ) -> Result<Submitted, Stop> {
@@ -202,8 +203,7 @@ async fn place(
     if matches!(opened, Opened::AlreadyComplete) {
         return Ok(Submitted { spec, opened, planned: None });
     }
-    let enlisting =
-        Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready: Ready::DEFAULT };
+    let enlisting = Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready };
     let planned = enlist(enlisting, on_progress, cancel).await?;
     Ok(Submitted { spec, opened, planned: Some(planned) })
 }

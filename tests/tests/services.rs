@@ -136,7 +136,7 @@ fn a_cancelled_job_is_not_worked_on() {
     let _cancelled = run(&mut scene.trawl(&["cancel", &job])).expect(0);
     let worker = scene.worker(&["--http", "127.0.0.1:0"]);
     wait::until("its messages to be skipped", PATIENCE, || {
-        (worker.metric("trawl_batches_total{outcome=\"skipped\"}") >= 9.0).then_some(())
+        (worker.metric("trawl_batches_total{outcome=\"skipped\"}") >= 8.0).then_some(())
     });
     assert_eq!(scene.parts(), Vec::<String>::new());
     assert_eq!(scene.status(&job)["state"], "cancelled");

@@ -64,6 +64,24 @@ impl Ready {
     }
 }
 
+/// A text that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is neither `auto` nor `all` nor a number of batches from 1 to {MOST}")]
+pub struct BadReady(String);
+
+impl std::str::FromStr for Ready {
+    type Err = BadReady;
+
+    fn from_str(text: &str) -> Result<Self, BadReady> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::DEFAULT),
+            ("all", _) => Ok(Self::All),
+            (_, Ok(n)) if (1..=MOST).contains(&n) => Ok(Self::AtMost(n)),
+            _ => Err(BadReady(text.to_owned())),
+        }
+    }
+}
+
 /// Where the next step begins; `None` at the plan's end.
 pub type Next = Option<(u32, BatchNumber)>;
 
@@ -155,5 +173,8 @@ mod tests {
         assert_eq!(eager.limit(Some(QueueDepth { ready: 0, consumers: 2 })), Some(256));
         assert_eq!((with(0), with(3), with(50), with(u64::MAX)), (Some(8), Some(12), Some(200), Some(1024)));
         assert_eq!((Ready::AtMost(0).limit(None), Ready::All.limit(None)), (Some(1), None));
+        let read = |text: &str| text.parse::<Ready>().ok();
+        assert_eq!((read("auto"), read("all")), (Some(Ready::DEFAULT), Some(Ready::All)));
+        assert_eq!((read("12"), read("0"), read("many")), (Some(Ready::AtMost(12)), None, None));
     }
 }

@@ -39,7 +39,7 @@ impl Bench {
 
     async fn place(&self, prepared: &Prepared, cancel: &CancellationToken) -> Result<Submitted, Stop> {
         let services = Services { stores: &self.stores, broker: &self.broker, ledger: &self.ledger };
-        place(services, prepared, &mut |_| {}, cancel).await
+        place(services, prepared, trawl_common::planning::Ready::DEFAULT, &mut |_| {}, cancel).await
     }
 
     async fn queued(&self) -> u64 {

@@ -124,7 +124,7 @@ impl Ledger for RedisLedger {
         // `jobs` until the job is opened again.
         self.run(|link| {
             let mut add = redis::cmd("ZADD");
-            add.arg(INDEX).arg("NX").arg(record.created_unix_ms).arg(record.job.as_str());
+            add.arg(INDEX).arg(record.created_unix_ms).arg(record.job.as_str());
             query::<u64>(link, add)
         })
         .await?;
