@@ -52,9 +52,12 @@ def registered(text: str) -> Exported:
         field = re.findall(r"\w+", re.sub(r"\.clone\(\)|Box::new", "", argument))[-1]
         declared = re.search(rf"\b{field}: ([^\n]+?),?\n", text) or re.search(rf"\blet {field} = ([^;]+);", text)
         assert declared, f"the type of {field}, registered as {name}, is not found"
-        kind = next((one for one in SUFFIXES if re.search(rf"\b{one}\b", declared.group(1))), None)
-        assert kind, f"{field} is {declared.group(1)}: no metric that this test knows"
-        label = next((labels[one] for one in labels if re.search(rf"\b{one}\b", declared.group(1))), set())
+        declaration = declared.group(1)
+        for alias, meaning in re.findall(r"(?m)^type (\w+) = ([^;]+);", text):
+            declaration = re.sub(rf"\b{alias}\b", meaning, declaration)
+        kind = next((one for one in SUFFIXES if re.search(rf"\b{one}\b", declaration)), None)
+        assert kind, f"{field} is {declaration}: no metric that this test knows"
+        label = next((labels[one] for one in labels if re.search(rf"\b{one}\b", declaration)), set())
         full = "_".join(part for part in (prefix.group(1) if prefix else "", name, unit.lower()) if part)
         for suffix in SUFFIXES[kind]:
             found[full + suffix] = set(label)

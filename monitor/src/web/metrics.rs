@@ -109,7 +109,8 @@ fn services(monitor: &Monitor, registry: &mut Registry) {
 
 fn queues(monitor: &Monitor, registry: &mut Registry) {
     let queues = monitor.known.state().queues.clone();
-    let (messages, consumers) = (Family::<Messages, Gauge>::default(), Family::<Lane, Gauge>::default());
+    let messages = Family::<Messages, Gauge>::default();
+    let consumers = Family::<Lane, Gauge>::default();
     for lane in queues.rows.iter().take(MAX_LANES) {
         let counts = [
             ("ready", Some(lane.ready)),
@@ -147,7 +148,8 @@ fn jobs(monitor: &Monitor, registry: &mut Registry) {
             *longest = (*longest).max(job.stalled_ms().unwrap_or(0));
         }
     }
-    let (jobs, stall) = (Family::<StateLabel, Gauge>::default(), Family::<Lane, Decimal>::default());
+    let jobs = Family::<StateLabel, Gauge>::default();
+    let stall = Family::<Lane, Decimal>::default();
     for (state, count) in counts {
         jobs.get_or_create(&StateLabel { state }).set(count);
     }
