@@ -40,7 +40,7 @@ test("every error code and every stage of the workspace has its words", () => {
   const codes = [...source("common/src/error_code.rs").matchAll(/^ {4}[A-Z]\w+ = "(\w+)",/gm)].map((found) => found[1]);
   assert.ok(codes.length > 10);
   assert.deepEqual([...words.CODE_NAMES].sort(), codes.sort());
-  const stages = [...source("worker/src/pipeline/meters.rs").matchAll(/Self::\w+ => "(\w+)"/g)].map((found) => found[1]).slice(0, 6);
+  const stages = [...source("common/src/stages.rs").matchAll(/Self::\w+ => "(\w+)"/g)].map((found) => found[1]).slice(0, 6);
   assert.deepEqual(words.STAGES, stages);
   for (const stage of stages) assert.ok(words.advice(stage) && words.STAGE_MEANS[stage]);
   assert.equal(words.codeMeans("constructor"), "");
