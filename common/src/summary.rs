@@ -8,23 +8,12 @@ use crate::{
     text,
 };
 
-/// A state's name, as JSON has it.
-pub fn state(state: JobState) -> &'static str {
-    match state {
-        JobState::Enqueuing => "enqueuing",
-        JobState::Running => "running",
-        JobState::Complete => "complete",
-        JobState::Paused => "paused",
-        JobState::Cancelled => "cancelled",
-    }
-}
-
 /// A job's standing in one line.
 pub fn line(p: &Progress) -> String {
     let done = p.images_ok + p.images_failed;
     let mut line = format!(
         "{}: {} of {} ({})",
-        state(p.state),
+        p.state.name(),
         text::count(done),
         planned(p),
         text::percent(done, p.images_planned)

@@ -46,7 +46,7 @@ pub async fn run(
             report::print_json(out, &Held { job, state: hold.state(), marked: marked.is_ok() })?;
         }
         OutputFormat::Text => {
-            writeln!(out, "job {job} is {}", report::state(hold.state()))?;
+            writeln!(out, "job {job} is {}", hold.state().name())?;
             let again = match hold {
                 Hold::Cancelled => {
                     "giving its `trawl submit` command again takes it up from there".to_owned()

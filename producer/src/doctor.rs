@@ -153,7 +153,7 @@ async fn ledger(cx: &Context) -> Result<String, Stop> {
     let ledger = connect::ledger(&cx.services).await?;
     let newest = ledger.jobs(1).await?;
     let newest = match newest.first() {
-        Some(job) => format!("the newest job is {} ({})", job.job, report::state(job.state)),
+        Some(job) => format!("the newest job is {} ({})", job.job, job.state.name()),
         None => "it knows no jobs".to_owned(),
     };
     Ok(format!("answered in {} ms; {newest}", began.elapsed().as_millis()))

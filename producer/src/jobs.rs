@@ -2,7 +2,7 @@
 
 use crate::{
     errors::Stop,
-    report::{self, Report},
+    report::Report,
     table::{Align, Table},
     text,
 };
@@ -55,7 +55,7 @@ fn row(p: &Progress, now_unix_ms: u64) -> Vec<String> {
     vec![
         p.out.clone(),
         p.job.to_string(),
-        report::state(p.state).to_owned(),
+        p.state.name().to_owned(),
         text::percent(p.images_ok + p.images_failed, p.images_planned),
         text::count(p.images_planned),
         text::count(p.images_failed),

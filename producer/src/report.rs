@@ -4,7 +4,7 @@
 //! `status`, `watch` and `submit --watch` say the same thing in the same words. The JSON keys are fixed:
 //! scripts depend on them.
 
-pub use trawl_common::summary::{errors, line, state};
+pub use trawl_common::summary::{errors, line};
 
 use crate::text;
 use serde::Serialize;
@@ -79,7 +79,7 @@ impl Report {
         let p = &self.progress;
         let done = p.images_ok + p.images_failed;
         writeln!(out, "job      {}", p.job)?;
-        writeln!(out, "state    {}", state(p.state))?;
+        writeln!(out, "state    {}", p.state.name())?;
         writeln!(out, "out      {}", text::printable(&p.out))?;
         writeln!(
             out,

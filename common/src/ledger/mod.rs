@@ -98,6 +98,17 @@ pub struct JobRecord {
 }
 
 impl JobState {
+    /// The state's name, as JSON has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enqueuing => "enqueuing",
+            Self::Running => "running",
+            Self::Complete => "complete",
+            Self::Paused => "paused",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// Whether the job's batches are left alone: given up, or held back for now.
     pub fn is_held(self) -> bool {
         matches!(self, Self::Cancelled | Self::Paused)

@@ -71,17 +71,6 @@ impl HoldError {
     }
 }
 
-/// A state in a word.
-pub fn in_a_word(state: JobState) -> &'static str {
-    match state {
-        JobState::Enqueuing => "enqueuing",
-        JobState::Running => "running",
-        JobState::Complete => "complete",
-        JobState::Paused => "paused",
-        JobState::Cancelled => "cancelled",
-    }
-}
-
 /// Holds a job; held already, nothing changes. Gives the reason if its output could not be marked. Cancel safe.
 ///
 /// # Errors
@@ -98,7 +87,7 @@ pub async fn hold(
     };
     if !held {
         let state = ledger.state(job).await?.ok_or_else(|| HoldError::Unknown(job.clone()))?;
-        return Err(HoldError::Nothing { job: job.clone(), state: in_a_word(state), what });
+        return Err(HoldError::Nothing { job: job.clone(), state: state.name(), what });
     }
     Ok(match ledger.progress(job).await? {
         Some(progress) => mark(stores, &progress, hold).await,
@@ -138,7 +127,7 @@ pub async fn resume(
 ) -> Result<Planned, HoldError> {
     let progress = ledger.progress(job).await?.ok_or_else(|| HoldError::Unknown(job.clone()))?;
     if progress.state != JobState::Paused {
-        let state = in_a_word(progress.state);
+        let state = progress.state.name();
         return Err(HoldError::Nothing { job: job.clone(), state, what: "resume" });
     }
     let out = || progress.out.clone();

@@ -143,7 +143,7 @@ impl Known {
         let mut jobs: BTreeMap<&str, u64> =
             ["running", "enqueuing", "paused", "complete", "cancelled"].map(|name| (name, 0)).into();
         for job in state.jobs.values() {
-            *jobs.entry(state_name(job.progress.state)).or_default() += 1;
+            *jobs.entry(job.progress.state.name()).or_default() += 1;
         }
         let lanes = &state.queues.rows;
         let ready = (!lanes.is_empty()).then(|| lanes.iter().map(|lane| lane.ready).sum::<u64>());
@@ -218,17 +218,6 @@ impl State {
 /// By submission, then by name.
 fn order(job: &Job) -> (u64, &JobId) {
     (job.progress.created_unix_ms, &job.progress.job)
-}
-
-/// A state's name, as JSON has it.
-pub fn state_name(state: JobState) -> &'static str {
-    match state {
-        JobState::Enqueuing => "enqueuing",
-        JobState::Running => "running",
-        JobState::Complete => "complete",
-        JobState::Paused => "paused",
-        JobState::Cancelled => "cancelled",
-    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 //! Live is: the poller goes round. Ready is: it answers at all; a service that is away is shown and no reason to take
 //! the pages away with it. Labels come from closed sets and from lanes' names, never from jobs, keys or messages.
 
-use crate::{
-    Monitor,
-    watch::{Health, state_name},
-};
+use crate::{Monitor, watch::Health};
 use axum::{
     extract::State,
     http::{StatusCode, header},
@@ -135,13 +132,13 @@ fn jobs(monitor: &Monitor, registry: &mut Registry) {
     let state = monitor.known.state();
     let mut counts: HashMap<&'static str, i64> =
         [JobState::Enqueuing, JobState::Running, JobState::Paused, JobState::Complete, JobState::Cancelled]
-            .map(|state| (state_name(state), 0))
+            .map(|state| (state.name(), 0))
             .into();
     // Lanes that are known have a series even if nothing runs there.
     let mut stalled: BTreeMap<&str, u64> =
         state.queues.rows.iter().take(MAX_LANES).map(|lane| (lane.queue.as_str(), 0)).collect();
     for job in state.jobs.values() {
-        *counts.entry(state_name(job.progress.state)).or_default() += 1;
+        *counts.entry(job.progress.state.name()).or_default() += 1;
         if job.is_active() && (stalled.len() < MAX_LANES || stalled.contains_key(job.progress.queue.as_str()))
         {
             let longest = stalled.entry(&job.progress.queue).or_default();

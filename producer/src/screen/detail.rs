@@ -86,7 +86,7 @@ fn title(p: &Progress, look: Look, unix_ms: u64) -> Line<'static> {
         vec![
             Span::raw(p.job.to_string()),
             Span::raw("  "),
-            Span::styled(report::state(p.state), look.state(p.state)),
+            Span::styled(p.state.name(), look.state(p.state)),
             Span::styled(format!("  submitted {}", text::ago(p.created_unix_ms, unix_ms)), look.label()),
         ],
     )

@@ -9,7 +9,7 @@ use super::{
     look::Look,
     state::{Scope, State, Table as Which},
 };
-use crate::{report, text};
+use crate::text;
 use ratatui::{
     Frame,
     layout::{Alignment, Constraint, Layout, Rect},
@@ -103,7 +103,7 @@ fn tiny(frame: &mut Frame<'_>, state: &State, area: Rect) {
         Some(p) => {
             let done = p.images_ok + p.images_failed;
             let share = text::percent(done, p.images_planned);
-            format!("{share} {}/s {}", text::rate(p.images_per_second), report::state(p.state))
+            format!("{share} {}/s {}", text::rate(p.images_per_second), p.state.name())
         }
         None => "asking".to_owned(),
     };
@@ -134,7 +134,7 @@ fn jobs_table(frame: &mut Frame<'_>, state: &State, look: Look, area: Rect, unix
         Row::new([
             Cell::from(text::printable(&p.out)),
             Cell::from(p.job.to_string()),
-            Cell::from(report::state(p.state)).style(look.state(p.state)),
+            Cell::from(p.state.name()).style(look.state(p.state)),
             right(text::percent(done, p.images_planned)),
             right(text::count(p.images_planned)),
             right(text::count(p.images_failed)),
