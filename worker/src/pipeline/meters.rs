@@ -162,14 +162,17 @@ impl Meters {
 
     /// How many can be at each stage at once, if it was said.
     pub fn lanes(&self) -> Option<Lanes> {
-        self.lanes.get().copied()
+        let lanes = *self.lanes.get()?;
+        // The fetch stage's word is newer.
+        Some(match self.fetches.load(Ordering::Relaxed) {
+            0 => lanes,
+            fetches => Lanes { fetches, ..lanes },
+        })
     }
 
     /// What each stage could do alone; `None` before the first image, and where nobody said how many lanes there are.
     pub fn ceilings(&self) -> Option<Ceilings> {
-        let fetches = self.fetches.load(Ordering::Relaxed).max(1);
-        let lanes = Lanes { fetches, ..*self.lanes.get()? };
-        Ceilings::new(|stage| self.total(stage), self.computed(), lanes)
+        Ceilings::new(|stage| self.total(stage), self.computed(), self.lanes()?)
     }
 
     /// The stage that everything else waits for, as far as is known.
@@ -267,6 +270,8 @@ mod tests {
         meters.conflict("other");
         meters.micro_batch(8, 16);
         meters.set_lanes(Lanes { threads: 2, devices: 0, fetches: 1, batches: 1 });
+        meters.set_fetches(48);
+        assert_eq!(meters.lanes().map(|lanes| (lanes.threads, lanes.fetches)), Some((2, 48)));
         let text = meters.render();
         for name in [
             "trawl_images_total{outcome=\"ok\"} 3",
