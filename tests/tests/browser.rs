@@ -56,7 +56,8 @@ fn a_person_follows_a_job_retries_what_was_given_up_and_looks_at_the_images() {
         (0..71).map(|i| (format!("{}photo-{i:03}.png", scene.input()), images::landscape(i, 320, 240))),
     );
     scene.bucket.upload([(format!("{}{HOSTILE}", scene.input()), images::landscape(99, 320, 240))]);
-    let job = job_id(run(&mut scene.submit(&make_model(&["--work", "12"]), &["--batch-size", "4"])));
+    // 18 batches of about 0.6 s of one core: long beside the page's second, short beside the test.
+    let job = job_id(run(&mut scene.submit(&make_model(&["--work", "60"]), &["--batch-size", "4"])));
     bury_one(&scene);
     let monitor = Monitor::start(&mut monitor_command(scene.stack, Some(TOKEN)), scene.dir.path());
     let here = format!("http://{}", monitor.address);
