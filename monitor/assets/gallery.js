@@ -95,7 +95,8 @@ export function open(main, context) {
   status.update(filter.status ?? "");
   context.title(`Gallery · ${foreign(job)}`);
 
-  const watcher = new IntersectionObserver(([entry]) => { if (entry.isIntersecting && rows.length && !broken) load(); }, { rootMargin: "900px" });
+  // Several changes may come at once, the latest last.
+  const watcher = new IntersectionObserver((seen) => { if (seen.at(-1).isIntersecting && rows.length && !broken) load(); }, { rootMargin: "900px" });
   watcher.observe(foot);
 
   function changed() {
@@ -140,8 +141,10 @@ export function open(main, context) {
         text(more, broken ? "Try again" : "More");
         show(more, !ended && (broken || rows.length > 0));
         attr(grid, "data-old", null);
-        // The page may be too short to have an end below the screen.
-        if (!broken && !ended && foot.getBoundingClientRect().top < innerHeight + 600) queueMicrotask(() => load());
+        // An observer tells of changes only, and the foot may be where it was: the page is short, or was scrolled meanwhile.
+        // What is observed anew is told of once.
+        watcher.unobserve(foot);
+        if (!ended) watcher.observe(foot);
       }
     }
   }
