@@ -39,7 +39,7 @@ pub(super) fn decode(
         Err(error) if is_end(&error) => ended_early(recipe, width, height)?,
         Err(error) => return Err(sort(&error).sized(width, height)),
     };
-    Ok(Decoded { width, height, truncated, orientation: Orientation::Upright })
+    Ok(Decoded::whole(width, height, truncated, Orientation::Upright))
 }
 
 /// Whether the crate met the end of the data.

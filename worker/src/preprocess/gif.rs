@@ -62,7 +62,7 @@ pub(super) fn decode(
     for (y, row) in (top..).zip(raw.chunks_exact(frame_width.max(1) as usize)) {
         palette.apply(row.iter().copied(), &mut rgb.row_mut(y)[left * 3..]);
     }
-    Ok(Decoded { width, height, truncated, orientation: Orientation::Upright })
+    Ok(Decoded::whole(width, height, truncated, Orientation::Upright))
 }
 
 fn is_end(error: &DecodingError) -> bool {

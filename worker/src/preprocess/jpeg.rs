@@ -8,22 +8,16 @@ use super::{
     Decoded, ImageError, Recipe, asked_orientation,
     color::{Rgb, adobe_cmyk_to_rgb},
     ended_early,
-    geometry::Plan,
     jpeg_markers::{self, Header},
-    orient::Orientation,
+    jpeg_view::View,
 };
 use std::ffi::{CStr, c_int};
-use trawl_common::{error_code::ErrorCode, job::Decode};
+use trawl_common::error_code::ErrorCode;
 use turbojpeg_sys as tj;
 
 /// A progressive JPEG with more scans is refused: each costs a pass over the whole image and a few bytes of
 /// file. Cameras and encoders write about ten.
 const MAX_SCANS: c_int = 500;
-
-/// How much larger than the resized size a scaled decode stays: 7/5. With 1.17 of it (photos of 1600x1200 by a quarter, for
-/// 256) 1.25 % of the first classes of EfficientNet-Lite0 were others than with `exact`; `docs/performance.md` has the
-/// table. Photos of 12 megapixels still go by an eighth.
-const FAST_MARGIN: (u32, u32) = (7, 5);
 
 /// libjpeg's word that it ran out of data.
 const ENDED: &str = "Premature end of JPEG file";
@@ -73,15 +67,12 @@ pub(super) fn decode(
         recipe.limits.check_scans(width, height, scans)?;
     }
     let orientation = asked_orientation(recipe, header.exif);
-    let denominator = match recipe.decode {
-        Decode::Exact => 1,
-        Decode::Fast => scale_denominator(&header, orientation, recipe),
-    };
-    let end = decode_at_scale(bytes, &header, denominator, rgb, raw).or_else(|error| {
+    let view = View::new(&header, orientation, recipe);
+    let (end, first_column) = decode_view(bytes, &header, view, rgb, raw).or_else(|error| {
         // TurboJPEG puts an end marker behind the data, and within a table that makes nonsense. Without
         // the cut table it is the early end that it is.
         let start = jpeg_markers::cut_segment(bytes).ok_or(error)?;
-        decode_at_scale(&bytes[..start], &header, denominator, rgb, raw)
+        decode_view(&bytes[..start], &header, view, rgb, raw)
     })?;
     let early = match end {
         End::Complete => false,
@@ -89,45 +80,33 @@ pub(super) fn decode(
         End::Warned => ends_early(bytes, &header)?,
     };
     let truncated = early && ended_early(recipe, width, height)?;
-    Ok(Decoded { width, height, truncated, orientation })
+    Ok(Decoded { shrunk_by: view.denominator, first_column, width, height, truncated, orientation })
 }
 
-fn decode_at_scale(
+/// Decodes what is in view, or all columns where libjpeg does not know the colours' sampling; gives the first column.
+fn decode_view(
     bytes: &[u8],
     header: &Header<'_>,
-    denominator: u32,
+    view: View,
     rgb: &mut Rgb,
     raw: &mut Vec<u8>,
-) -> Result<End, ImageError> {
+) -> Result<(End, u32), ImageError> {
     let mut handle = Handle::new()?;
     handle.read_header(bytes, header)?;
-    handle.set_scale(denominator)?;
-    rgb.reset(header.width.div_ceil(denominator), header.height.div_ceil(denominator), false);
-    if header.components == 4 {
+    handle.set_scale(view.denominator)?;
+    let all = (0, header.width.div_ceil(view.denominator));
+    let columns = if view.columns != all && handle.set_columns(view.columns) { view.columns } else { all };
+    rgb.reset(columns.1, header.height.div_ceil(view.denominator), false);
+    let end = if header.components == 4 {
         raw.resize(rgb.width as usize * rgb.height as usize * 4, 0);
         let end = handle.decode(bytes, raw, rgb.width * 4, tj::TJPF_TJPF_CMYK, header)?;
         adobe_cmyk_to_rgb(raw, rgb.pixels_mut());
-        Ok(end)
+        end
     } else {
         let pitch = rgb.width * 3;
-        handle.decode(bytes, rgb.pixels_mut(), pitch, tj::TJPF_TJPF_RGB, header)
-    }
-}
-
-/// The largest of 1, 2, 4 and 8 that leaves the resized size and [`FAST_MARGIN`]. Other ratios exist, but libjpeg has
-/// vector code for these.
-fn scale_denominator(header: &Header<'_>, orientation: Orientation, recipe: &Recipe) -> u32 {
-    if header.lossless {
-        return 1;
-    }
-    let (width, height) = orientation.applied_to(header.width, header.height);
-    let (to_width, to_height) = Plan::new(width, height, &recipe.input).resized;
-    let (over, under) = FAST_MARGIN;
-    let leaves = |from: u32, to: u32, d: u32| {
-        u64::from(from.div_ceil(d)) * u64::from(under) >= u64::from(to) * u64::from(over)
+        handle.decode(bytes, rgb.pixels_mut(), pitch, tj::TJPF_TJPF_RGB, header)?
     };
-    let fits = |d: &u32| leaves(width, to_width, *d) && leaves(height, to_height, *d);
-    [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+    Ok((end, columns.0))
 }
 
 /// Whether the data ends before the end marker, for an image that decoded with other warnings.
@@ -207,6 +186,13 @@ impl Handle {
             ));
         }
         Ok(())
+    }
+
+    /// Has only some columns decoded, first and count at the scale that was set; false where that cannot be.
+    fn set_columns(&mut self, (first, count): (u32, u32)) -> bool {
+        let region = tj::tjregion { x: first as c_int, y: 0, w: count as c_int, h: 0 };
+        // SAFETY: the handle is live.
+        unsafe { tj::tj3SetCroppingRegion(self.0, region) == 0 }
     }
 
     /// Decodes into `pixels`, whose rows are `pitch` bytes and as many as the scaled height.

@@ -39,6 +39,7 @@ mod geometry;
 mod gif;
 mod jpeg;
 mod jpeg_markers;
+mod jpeg_view;
 mod limits;
 mod orient;
 mod png;
@@ -55,7 +56,7 @@ pub use limits::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limit
 use color::Rgb;
 use geometry::Plan;
 use orient::Orientation;
-use resample::{Resampler, Source, Target};
+use resample::{Axis, Resampler, Shrunk, Source, Target};
 use sniff::Format;
 use std::{
     any::Any,
@@ -156,6 +157,10 @@ impl Scratch {
 /// What a decoder says beside the pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Decoded {
+    /// How many pixels of each axis became one: 1, or 2, 4 or 8 for a shrinking decode.
+    shrunk_by: u32,
+    /// The first stored column that is there, counted after the shrinking.
+    first_column: u32,
     /// Pixels in a row, as stored.
     width: u32,
     /// Rows, as stored.
@@ -164,6 +169,13 @@ struct Decoded {
     truncated: bool,
     /// The turn that brings it upright, to be applied; `Upright` unless asked for.
     orientation: Orientation,
+}
+
+impl Decoded {
+    /// Of a decoder that makes all pixels.
+    fn whole(width: u32, height: u32, truncated: bool, orientation: Orientation) -> Self {
+        Self { shrunk_by: 1, first_column: 0, width, height, truncated, orientation }
+    }
 }
 
 /// Makes the model's pixels from an image file's bytes.
@@ -190,8 +202,7 @@ fn prepare_unguarded(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Re
         orient::turn(&scratch.decoded, decoded.orientation, &mut scratch.turned);
         std::mem::swap(&mut scratch.decoded, &mut scratch.turned);
     }
-    let (width, height) = decoded.orientation.applied_to(decoded.width, decoded.height);
-    let pixels = resize_and_crop(width, height, recipe, scratch);
+    let pixels = resize_and_crop(&decoded, recipe, scratch);
     Ok(Prepared { pixels, width: decoded.width, height: decoded.height, truncated: decoded.truncated })
 }
 
@@ -209,22 +220,40 @@ fn decode(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Decode
     }
 }
 
-/// `width` and `height` are the upright image's; a scaled decode has left fewer pixels in the scratch.
-fn resize_and_crop(width: u32, height: u32, recipe: &Recipe, scratch: &mut Scratch) -> Vec<u8> {
+/// The scratch holds what was decoded, upright.
+fn resize_and_crop(decoded: &Decoded, recipe: &Recipe, scratch: &mut Scratch) -> Vec<u8> {
     let [crop_height, crop_width] = recipe.input.crop;
+    let (width, height) = decoded.orientation.applied_to(decoded.width, decoded.height);
     let plan = Plan::new(width, height, &recipe.input);
     let stride = crop_width as usize * 3;
     let mut pixels = vec![plan.fill; stride * crop_height as usize];
     let start = plan.at.1 as usize * stride + plan.at.0 as usize * 3;
-    let Rgb { bytes, width, height } = &scratch.decoded;
+    let there = &scratch.decoded;
+    let (across, down) = axes(decoded, (there.width, there.height));
     scratch.resampler.resize(
-        Source { rgb: bytes, width: *width, height: *height },
+        Source { rgb: &there.bytes, across, down },
         plan.resized,
         recipe.input.interpolation,
         plan.window,
         Target { rgb: &mut pixels[start..], stride },
     );
     pixels
+}
+
+/// What is there of the upright image's columns and rows, `there` of each.
+fn axes(decoded: &Decoded, there: (u32, u32)) -> (Axis, Axis) {
+    let by = decoded.shrunk_by;
+    let origins = decoded.orientation.origins();
+    let axis = |backwards: bool, is_stored_column: bool, there: u32| {
+        let (full, before) =
+            if is_stored_column { (decoded.width, decoded.first_column) } else { (decoded.height, 0) };
+        let first = if backwards { full.div_ceil(by) - before - there } else { before };
+        Axis { whole: Shrunk { full, by, backwards }, first, there }
+    };
+    (
+        axis(origins.mirrored_x, !origins.transposed, there.0),
+        axis(origins.mirrored_y, origins.transposed, there.1),
+    )
 }
 
 /// The turn to apply for an EXIF block, if the recipe asks for it.

@@ -48,6 +48,34 @@ impl Orientation {
     }
 }
 
+/// Where the axes of the upright image come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origins {
+    /// Rows became columns.
+    pub transposed: bool,
+    /// The upright image's columns run against the stored axis that they come from.
+    pub mirrored_x: bool,
+    /// And its rows.
+    pub mirrored_y: bool,
+}
+
+impl Orientation {
+    /// See [`Origins`].
+    pub(super) fn origins(self) -> Origins {
+        let (transposed, mirrored_x, mirrored_y) = match self {
+            Self::Upright => (false, false, false),
+            Self::MirrorHorizontally => (false, true, false),
+            Self::Rotate180 => (false, true, true),
+            Self::MirrorVertically => (false, false, true),
+            Self::Transpose => (true, false, false),
+            Self::Rotate90Clockwise => (true, true, false),
+            Self::Transverse => (true, true, true),
+            Self::Rotate90CounterClockwise => (true, false, true),
+        };
+        Origins { transposed, mirrored_x, mirrored_y }
+    }
+}
+
 /// The orientation in an EXIF block (with or without its `Exif\0\0` mark) or a TIFF file.
 pub(super) fn from_exif(exif: &[u8]) -> Orientation {
     let tiff = exif.strip_prefix(b"Exif\0\0").unwrap_or(exif);

@@ -34,7 +34,7 @@ pub(super) fn decode(
     let orientation = asked_orientation(recipe, chunks.exif);
     let truncated =
         pixels(bytes, recipe, chunks.size, rgb, raw).map_err(|error| error.sized(width, height))?;
-    Ok(Decoded { width, height, truncated, orientation })
+    Ok(Decoded::whole(width, height, truncated, orientation))
 }
 
 fn pixels(

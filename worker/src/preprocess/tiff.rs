@@ -83,7 +83,7 @@ pub(super) fn decode(
             }
         }
     }
-    Ok(Decoded { width, height, truncated, orientation: orient::from_exif(bytes) })
+    Ok(Decoded::whole(width, height, truncated, orient::from_exif(bytes)))
 }
 
 /// What about the file would not give Pillow's pixels, if anything.

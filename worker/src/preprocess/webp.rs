@@ -21,7 +21,7 @@ pub(super) fn decode(
     let (width, height) = (features.width as u32, features.height as u32);
     recipe.limits.check(width, height)?;
     let orientation = asked_orientation(recipe, chunk(bytes, *b"EXIF"));
-    let decoded = Decoded { width, height, truncated: false, orientation };
+    let decoded = Decoded::whole(width, height, false, orientation);
     let whole = is_whole(bytes);
     if !whole && recipe.truncated == Truncated::Reject {
         ended_early(recipe, width, height)?;

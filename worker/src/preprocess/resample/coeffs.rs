@@ -4,6 +4,7 @@
 //! fixed point, because bit equality of the pixels hangs on every one of them. Only the outputs that the
 //! crop keeps are made. Nothing here may depend on the pixels: a table is shared by all images of one shape.
 
+use super::shrunk::{Shrunk, Statistics};
 use trawl_common::bundle::Interpolation;
 
 /// Fixed-point bits of a weight: 32 less 8 for the pixel and 2 for overshoot of filters with negative lobes.
@@ -18,8 +19,8 @@ pub(super) const SPLIT_BITS: u32 = 14;
 /// What a table is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AxisKey {
-    /// Pixels along the axis before the resize.
-    pub input: u32,
+    /// Pixels along the axis before the resize, and before a decode that shrank it.
+    pub input: Shrunk,
     /// Pixels along the axis after it.
     pub output: u32,
     /// The first output that is needed.
@@ -58,39 +59,31 @@ pub(super) struct AxisTable {
 impl AxisTable {
     /// Makes the table for `key`.
     pub(super) fn new(key: AxisKey) -> Self {
-        let (filter, radius): (fn(f64) -> f64, f64) = match key.filter {
-            Interpolation::Nearest | Interpolation::Bilinear => (bilinear, 1.0),
-            Interpolation::Bicubic => (bicubic, 2.0),
-            Interpolation::Lanczos => (lanczos, 3.0),
-        };
-        let scale = f64::from(key.input) / f64::from(key.output);
-        let filter_scale = scale.max(1.0);
-        let support = radius * filter_scale;
-        let inverse = 1.0 / filter_scale;
-
         let mut table = Self {
             key,
             spans: Vec::with_capacity(key.count as usize),
             weights: Vec::new(),
             split: Vec::new(),
         };
-        let mut raw = Vec::new();
-        for index in key.first..key.first + key.count {
-            let center = (f64::from(index) + 0.5) * scale;
-            // `as` truncates towards zero as C does, and negative values stop at 0 as Pillow's clamp does.
-            let start = (center - support + 0.5) as u32;
-            let end = ((center + support + 0.5) as u32).min(key.input);
-            raw.clear();
-            raw.extend((start..end).map(|x| filter((f64::from(x) - center + 0.5) * inverse)));
-            // Not `sum()`: the order of additions is part of the result.
-            let total = raw.iter().fold(0.0, |sum, weight| sum + weight);
-            let offset = table.weights.len();
-            table.weights.extend(raw.iter().map(|w| fixed_point(if total == 0.0 { *w } else { w / total })));
-            table.weights.resize(table.weights.len().next_multiple_of(GROUP), 0);
-            table.spans.push(Span { start: start as usize, len: raw.len(), offset });
+        let taps = Taps::of(&key);
+        let mut weights = Vec::new();
+        if key.input.by == 1 {
+            for index in key.first..key.first + key.count {
+                let start = taps.write(index, &mut weights);
+                table.push(start, &weights);
+            }
+        } else {
+            taps.over_means(&key, |start, weights| table.push(start, weights));
         }
         table.split = split(&table.weights);
         table
+    }
+
+    fn push(&mut self, start: usize, weights: &[f64]) {
+        let offset = self.weights.len();
+        self.weights.extend(weights.iter().copied().map(fixed_point));
+        self.weights.resize(self.weights.len().next_multiple_of(GROUP), 0);
+        self.spans.push(Span { start, len: weights.len(), offset });
     }
 
     /// The input pixels that any output needs, as a half-open range.
@@ -103,6 +96,82 @@ impl AxisTable {
     /// Bytes held, for the cache's bound.
     pub(super) fn bytes(&self) -> usize {
         self.spans.len() * size_of::<Span>() + self.weights.len() * (size_of::<i32>() + 2 * size_of::<i16>())
+    }
+}
+
+/// The pixels that the outputs of `key` hang on, as a half-open range; sometimes one more.
+pub(super) fn reach(key: &AxisKey) -> (u32, u32) {
+    let taps = Taps::of(key);
+    let (first, _) = taps.range(key.first);
+    let (_, end) = taps.range(key.first + key.count - 1);
+    (first, end)
+}
+
+/// Pillow's filter along an axis of pixels.
+struct Taps {
+    filter: fn(f64) -> f64,
+    support: f64,
+    inverse: f64,
+    scale: f64,
+    input: u32,
+}
+
+impl Taps {
+    fn of(key: &AxisKey) -> Self {
+        let (filter, radius): (fn(f64) -> f64, f64) = match key.filter {
+            Interpolation::Nearest | Interpolation::Bilinear => (bilinear, 1.0),
+            Interpolation::Bicubic => (bicubic, 2.0),
+            Interpolation::Lanczos => (lanczos, 3.0),
+        };
+        let input = key.input.full;
+        let scale = f64::from(input) / f64::from(key.output);
+        let filter_scale = scale.max(1.0);
+        Self { filter, support: radius * filter_scale, inverse: 1.0 / filter_scale, scale, input }
+    }
+
+    /// The pixels under the filter of output `index`, as a half-open range.
+    fn range(&self, index: u32) -> (u32, u32) {
+        let center = self.center(index);
+        // `as` truncates towards zero as C does, and negative values stop at 0 as Pillow's clamp does.
+        let start = (center - self.support + 0.5) as u32;
+        (start, ((center + self.support + 0.5) as u32).min(self.input))
+    }
+
+    fn center(&self, index: u32) -> f64 {
+        (f64::from(index) + 0.5) * self.scale
+    }
+
+    /// Writes the weights of output `index` to `to` and gives the first pixel that they are for.
+    fn write(&self, index: u32, to: &mut Vec<f64>) -> usize {
+        let (start, end) = self.range(index);
+        let center = self.center(index);
+        to.clear();
+        to.extend((start..end).map(|x| (self.filter)((f64::from(x) - center + 0.5) * self.inverse)));
+        // Not `sum()`: the order of additions is part of the result.
+        let total = to.iter().fold(0.0, |sum, weight| sum + weight);
+        if total != 0.0 {
+            to.iter_mut().for_each(|weight| *weight /= total);
+        }
+        start as usize
+    }
+
+    /// Hands over, for each output of `key`, the first mean and the weights from it on.
+    fn over_means(&self, key: &AxisKey, mut push: impl FnMut(usize, &[f64])) {
+        let Shrunk { full, by, backwards } = key.input;
+        let by = by as usize;
+        let means = (full as usize).div_ceil(by);
+        // The support's pixels touch one mean more than they fill, at either end.
+        let statistics = Statistics::new(key.input.by, (2.0 * self.support) as usize / by + 3);
+        let mut taps = Vec::new();
+        for index in key.first..key.first + key.count {
+            let start = self.write(if backwards { key.output - 1 - index } else { index }, &mut taps);
+            let (first, end) = (start / by, (start + taps.len()).div_ceil(by));
+            let mut weights = statistics.weights(first, end - first, start, &taps);
+            if backwards {
+                weights.reverse();
+            }
+            push(if backwards { means - end } else { first }, &weights);
+        }
     }
 }
 
@@ -159,7 +228,13 @@ mod tests {
     fn split_weights_are_the_weights() {
         for filter in [Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos] {
             for (input, output) in [(500, 256), (3, 900), (65_535, 7), (1, 1), (7, 7)] {
-                let table = AxisTable::new(AxisKey { input, output, first: 0, count: output, filter });
+                let table = AxisTable::new(AxisKey {
+                    input: Shrunk::not(input),
+                    output,
+                    first: 0,
+                    count: output,
+                    filter,
+                });
                 for (weights, parts) in table.weights.chunks(GROUP).zip(table.split.chunks(2 * GROUP)) {
                     for (i, &weight) in weights.iter().enumerate() {
                         let (high, low) = (i32::from(parts[i]), i32::from(parts[i + GROUP]));
@@ -174,8 +249,10 @@ mod tests {
     #[test]
     fn a_part_of_a_table_equals_the_same_part_of_the_whole() {
         let filter = Interpolation::Bicubic;
-        let whole = AxisTable::new(AxisKey { input: 375, output: 256, first: 0, count: 256, filter });
-        let part = AxisTable::new(AxisKey { input: 375, output: 256, first: 16, count: 224, filter });
+        let whole =
+            AxisTable::new(AxisKey { input: Shrunk::not(375), output: 256, first: 0, count: 256, filter });
+        let part =
+            AxisTable::new(AxisKey { input: Shrunk::not(375), output: 256, first: 16, count: 224, filter });
         for (a, b) in whole.spans[16..240].iter().zip(&part.spans) {
             assert_eq!((a.start, a.len), (b.start, b.len));
             assert_eq!(whole.weights[a.offset..a.offset + a.len], part.weights[b.offset..b.offset + b.len]);

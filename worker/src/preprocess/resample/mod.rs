@@ -9,11 +9,13 @@
 mod coeffs;
 mod nearest;
 mod portable;
+mod shrunk;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 
 use coeffs::{AxisKey, AxisTable};
+pub(super) use shrunk::Shrunk;
 use std::rc::Rc;
 use trawl_common::bundle::Interpolation;
 
@@ -26,15 +28,40 @@ const MAX_TABLES: usize = 64;
 /// Bytes of tables kept for one thread; a table for a very large image has megabytes.
 const MAX_TABLE_BYTES: usize = 16 << 20;
 
+/// One axis of an image of which a decoder may have left a part only, and that smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Axis {
+    /// The whole axis, and how it was shrunk.
+    pub whole: Shrunk,
+    /// The first pixel that is there, counted after the shrinking.
+    pub first: u32,
+    /// How many are there.
+    pub there: u32,
+}
+
+impl Axis {
+    /// An axis of which everything is there.
+    #[cfg(test)]
+    fn all(full: u32) -> Self {
+        Self { whole: Shrunk::not(full), first: 0, there: full }
+    }
+}
+
 /// An RGB image, 3 bytes a pixel, rows without gaps.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Source<'a> {
     /// The pixels, then at least [`OVERREAD`] bytes that are never looked at.
     pub rgb: &'a [u8],
     /// Pixels in a row.
-    pub width: u32,
+    pub across: Axis,
     /// Rows.
-    pub height: u32,
+    pub down: Axis,
+}
+
+/// The pixels of an axis that `count` outputs from `first` hang on when `full` become `output`, as a half-open range;
+/// sometimes one more.
+pub(super) fn reach(full: u32, output: u32, first: u32, count: u32, filter: Interpolation) -> (u32, u32) {
+    coeffs::reach(&AxisKey { input: Shrunk::not(full), output, first, count, filter })
 }
 
 /// The part of the resized image that is wanted.
@@ -72,6 +99,9 @@ pub(super) struct Resampler {
 impl Resampler {
     /// Resizes `source` to `size` (width, height) and writes the pixels of `window` to `target`.
     ///
+    /// The sizes are of whole images, before any shrinking. What is there of the source must hold all pixels that the
+    /// window hangs on, and be shrunk only for a filter that looks at more than one pixel.
+    ///
     /// # Panics
     /// If the window reaches beyond `size`, or a buffer is too short: bugs of the caller.
     pub(super) fn resize(
@@ -82,14 +112,20 @@ impl Resampler {
         window: Window,
         mut target: Target<'_>,
     ) {
-        let stride = source.width as usize * 3;
+        let stride = source.across.there as usize * 3;
         assert!(
             window.x + window.width <= size.0 && window.y + window.height <= size.1,
             "window {window:?} of {size:?}"
         );
-        assert!(source.rgb.len() >= stride * source.height as usize + OVERREAD, "the source has no slack");
-        if (source.width, source.height) == size {
-            let start = window.y as usize * stride + window.x as usize * 3;
+        assert!(
+            source.rgb.len() >= stride * source.down.there as usize + OVERREAD,
+            "the source has no slack"
+        );
+        let (left, top) = (source.across.first as usize, source.down.first as usize);
+        let whole = (source.across.whole.full, source.down.whole.full);
+        let shrunk = source.across.whole.by != 1;
+        if whole == size && !shrunk {
+            let start = (window.y as usize - top) * stride + (window.x as usize - left) * 3;
             copy_rows(&source.rgb[start..], stride, window, &mut target);
             return;
         }
@@ -97,18 +133,18 @@ impl Resampler {
             nearest::resize(source, size, window, &mut target);
             return;
         }
-        let horizontal = (source.width != size.0).then(|| {
+        let horizontal = (whole.0 != size.0 || shrunk).then(|| {
             self.table(AxisKey {
-                input: source.width,
+                input: source.across.whole,
                 output: size.0,
                 first: window.x,
                 count: window.width,
                 filter,
             })
         });
-        let vertical = (source.height != size.1).then(|| {
+        let vertical = (whole.1 != size.1 || shrunk).then(|| {
             self.table(AxisKey {
-                input: source.height,
+                input: source.down.whole,
                 output: size.1,
                 first: window.y,
                 count: window.height,
@@ -118,22 +154,23 @@ impl Resampler {
         let wide = self.wide();
         match (horizontal, vertical) {
             (Some(table), None) => {
-                let rows = &source.rgb[window.y as usize * stride..];
-                horizontal_pass(rows, stride, 0, window.height as usize, &table, &mut target, wide);
+                let rows = &source.rgb[(window.y as usize - top) * stride..];
+                horizontal_pass(rows, stride, left, window.height as usize, &table, &mut target, wide);
             }
             (None, Some(table)) => {
-                let columns = &source.rgb[window.x as usize * 3..];
-                vertical_pass(columns, stride, 0, window.width as usize * 3, &table, &mut target, wide);
+                let columns = &source.rgb[(window.x as usize - left) * 3..];
+                vertical_pass(columns, stride, top, window.width as usize * 3, &table, &mut target, wide);
             }
             (Some(across), Some(down)) => {
                 // Every byte that counts is written before it is read: a reused buffer's content does not matter.
                 let mut between = std::mem::take(&mut self.between);
-                if columns_first((source.width, source.height), size) {
+                if columns_first(whole, size) {
                     let (first, end) = across.input_range();
                     let row_bytes = (end - first) * 3;
                     between.resize(row_bytes * window.height as usize + OVERREAD, 0);
                     let mut middle = Target { rgb: &mut between, stride: row_bytes };
-                    vertical_pass(&source.rgb[first * 3..], stride, 0, row_bytes, &down, &mut middle, wide);
+                    let columns = &source.rgb[(first - left) * 3..];
+                    vertical_pass(columns, stride, top, row_bytes, &down, &mut middle, wide);
                     horizontal_pass(
                         &between,
                         row_bytes,
@@ -149,9 +186,9 @@ impl Resampler {
                     between.resize(row_bytes * (end - first), 0);
                     let mut middle = Target { rgb: &mut between, stride: row_bytes };
                     horizontal_pass(
-                        &source.rgb[first * stride..],
+                        &source.rgb[(first - top) * stride..],
                         stride,
-                        0,
+                        left,
                         end - first,
                         &across,
                         &mut middle,
@@ -323,7 +360,7 @@ mod tests {
         for round in 0..300 {
             let (width, height) = (1 + noise.below(90), 1 + noise.below(90));
             let rgb = noise.pixels(width, height);
-            let source = Source { rgb: &rgb, width, height };
+            let source = Source { rgb: &rgb, across: Axis::all(width), down: Axis::all(height) };
             let size = (1 + noise.below(140), 1 + noise.below(140));
             let (x, y) = (noise.below(size.0), noise.below(size.1));
             let window =
@@ -341,7 +378,7 @@ mod tests {
     fn a_window_equals_the_same_part_of_the_whole() {
         let mut noise = Noise(4);
         let rgb = noise.pixels(61, 47);
-        let source = Source { rgb: &rgb, width: 61, height: 47 };
+        let source = Source { rgb: &rgb, across: Axis::all(61), down: Axis::all(47) };
         for filter in FILTERS.into_iter().chain([Interpolation::Nearest]) {
             for size in [(40, 30), (61, 30), (40, 47), (61, 47), (200, 90), (1, 1)] {
                 let mut resampler = Resampler::default();
@@ -368,6 +405,38 @@ mod tests {
     }
 
     #[test]
+    fn the_part_that_a_window_reaches_gives_what_the_whole_gives() {
+        let mut noise = Noise(5);
+        for round in 0..200 {
+            let (width, height) = (1 + noise.below(90), 1 + noise.below(90));
+            let rgb = noise.pixels(width, height);
+            let size = (1 + noise.below(140), 1 + noise.below(140));
+            let (x, y) = (noise.below(size.0), noise.below(size.1));
+            let window =
+                Window { x, y, width: 1 + noise.below(size.0 - x), height: 1 + noise.below(size.1 - y) };
+            let filter = if round % 4 == 3 { Interpolation::Nearest } else { FILTERS[round % 3] };
+            let whole = Source { rgb: &rgb, across: Axis::all(width), down: Axis::all(height) };
+            let expected = run(&mut Resampler::default(), whole, size, filter, window);
+
+            let (left, right) = reach(width, size.0, window.x, window.width, filter);
+            let (top, bottom) = reach(height, size.1, window.y, window.height, filter);
+            let mut part = Vec::new();
+            for row in top..bottom {
+                let at = (row * width) as usize * 3;
+                part.extend_from_slice(&rgb[at + left as usize * 3..at + right as usize * 3]);
+            }
+            part.extend([99; OVERREAD]);
+            let part = Source {
+                rgb: &part,
+                across: Axis { first: left, there: right - left, ..Axis::all(width) },
+                down: Axis { first: top, there: bottom - top, ..Axis::all(height) },
+            };
+            let got = run(&mut Resampler::default(), part, size, filter, window);
+            assert!(got == expected, "{width}x{height} to {size:?}, {filter:?}, {window:?}");
+        }
+    }
+
+    #[test]
     fn the_order_of_the_passes_is_pillow_13s() {
         // Seen of Pillow 13.0.0: the same size as input and output, and both sides of the bound.
         assert!(columns_first((21, 76), (12, 36)));
@@ -385,7 +454,7 @@ mod tests {
         let mut resampler = Resampler::default();
         for output in 1..200 {
             resampler.table(AxisKey {
-                input: 500,
+                input: Shrunk::not(500),
                 output,
                 first: 0,
                 count: output,
@@ -395,7 +464,7 @@ mod tests {
         assert_eq!(resampler.tables.len(), MAX_TABLES);
         for input in 60_000..60_100 {
             resampler.table(AxisKey {
-                input,
+                input: Shrunk::not(input),
                 output: 8192,
                 first: 0,
                 count: 8192,

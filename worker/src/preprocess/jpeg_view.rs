@@ -1,0 +1,209 @@
+//! Which pixels of a JPEG are made: at what size, and which columns.
+//!
+//! Decided from the header and the recipe before any pixel is decoded. `--decode exact` makes them all: that a part equals
+//! the same part of the whole is not among libjpeg's promises. A view never hides that a file is broken: libjpeg reads
+//! all of its data whatever is made of it.
+
+use super::{Recipe, geometry::Plan, jpeg_markers::Header, orient::Orientation, resample::reach};
+use trawl_common::{
+    bundle::Interpolation,
+    job::{Decode, Truncated},
+};
+
+/// A scaled decode stays at least this many times the resized size, 7/5. Photos of 12 megapixels go by an eighth, at 1.46 times
+/// of 256: half the time of `exact`, and a mean error of 0.44 levels. A factor of 2 has them go by a quarter: 0.20 levels, but two
+/// thirds of the time. `docs/performance.md` has the table.
+const FAST_MARGIN: (u32, u32) = (7, 5);
+
+/// Columns are left out in steps of this, the widest of libjpeg's units (4:1:1), and one step is kept on either side
+/// of what the resize looks at: libjpeg's upsampling of colours at the edge of what it decodes sees no neighbour.
+const COLUMNS: u32 = 32;
+
+/// Which of an image's pixels are made, and at what size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct View {
+    /// 1, 2, 4 or 8 pixels of each axis become one.
+    pub denominator: u32,
+    /// The first stored column, counted after the shrinking, and how many.
+    pub columns: (u32, u32),
+}
+
+impl View {
+    /// For an image with this header, whose pixels the recipe's resize and crop are to come from.
+    pub(super) fn new(header: &Header<'_>, orientation: Orientation, recipe: &Recipe) -> Self {
+        let (width, height) = orientation.applied_to(header.width, header.height);
+        let plan = Plan::new(width, height, &recipe.input);
+        let filter = recipe.input.interpolation;
+        if recipe.decode == Decode::Exact || header.lossless {
+            return Self { denominator: 1, columns: (0, header.width) };
+        }
+        // `Nearest` takes single pixels, which no mean is.
+        let denominator = if filter == Interpolation::Nearest {
+            1
+        } else {
+            scale_denominator((width, height), plan.resized)
+        };
+        let there = header.width.div_ceil(denominator);
+        let whole = Self { denominator, columns: (0, there) };
+        // libjpeg smooths the blocks of a progressive image that ends early by their neighbours; nobody else's missing
+        // pixels are looked at.
+        if recipe.truncated == Truncated::Accept {
+            return whole;
+        }
+        let origins = orientation.origins();
+        let window = plan.window;
+        let (output, first, count, mirrored) = if origins.transposed {
+            (plan.resized.1, window.y, window.height, origins.mirrored_y)
+        } else {
+            (plan.resized.0, window.x, window.width, origins.mirrored_x)
+        };
+        let (start, end) = reach(header.width, output, first, count, filter);
+        let (start, end) = if mirrored { (header.width - end, header.width - start) } else { (start, end) };
+        let start = start.saturating_sub(COLUMNS) / COLUMNS * COLUMNS / denominator;
+        let end = (end + COLUMNS).div_ceil(denominator).min(there);
+        if (end - start) * 8 > there * 7 {
+            whole
+        } else {
+            Self { denominator, columns: (start, end - start) }
+        }
+    }
+}
+
+/// The largest of 1, 2, 4 and 8 that leaves the resized size and [`FAST_MARGIN`]. Other ratios exist, but libjpeg has
+/// vector code for these.
+fn scale_denominator(from: (u32, u32), to: (u32, u32)) -> u32 {
+    let (over, under) = FAST_MARGIN;
+    let leaves = |from: u32, to: u32, d: u32| {
+        u64::from(from.div_ceil(d)) * u64::from(under) >= u64::from(to) * u64::from(over)
+    };
+    let fits = |d: &u32| leaves(from.0, to.0, *d) && leaves(from.1, to.1, *d);
+    [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::preprocess::{
+        DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits, Recipe, Scratch, prepare,
+    };
+    use std::ffi::c_int;
+    use trawl_common::{
+        bundle::{InputSpec, Interpolation, ResizeMode},
+        job::{Decode, Orient, Truncated},
+    };
+    use turbojpeg_sys as tj;
+
+    const SIZE: (usize, usize) = (460, 90);
+
+    /// Edges and noise on all channels, so that a neighbour's pixel shows.
+    fn jpeg(sampling: tj::TJSAMP, progressive: bool, components: usize) -> Vec<u8> {
+        let (width, height) = SIZE;
+        let mut state = 77_u32;
+        let pixels: Vec<u8> = (0..width * height * components)
+            .map(|at| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let stripe = if (at / components / 5) % 2 == 0 { 60 } else { 160 };
+                (stripe + (state >> 26)) as u8
+            })
+            .collect();
+        let format = if components == 4 { tj::TJPF_TJPF_CMYK } else { tj::TJPF_TJPF_RGB };
+        let (mut out, mut size): (*mut u8, tj::size_t) = (std::ptr::null_mut(), 0);
+        // SAFETY: the pixels are as many as the size says; the output is libjpeg's own and given back once.
+        unsafe {
+            let handle = tj::tj3Init(tj::TJINIT_TJINIT_COMPRESS as c_int);
+            tj::tj3Set(handle, tj::TJPARAM_TJPARAM_SUBSAMP as c_int, sampling as c_int);
+            tj::tj3Set(handle, tj::TJPARAM_TJPARAM_QUALITY as c_int, 85);
+            tj::tj3Set(handle, tj::TJPARAM_TJPARAM_PROGRESSIVE as c_int, c_int::from(progressive));
+            let (w, h) = (width as c_int, height as c_int);
+            let done =
+                tj::tj3Compress8(handle, pixels.as_ptr(), w, 0, h, format as c_int, &mut out, &mut size);
+            assert_eq!(done, 0);
+            let bytes = std::slice::from_raw_parts(out, size as usize).to_vec();
+            tj::tj3Free(out.cast());
+            tj::tj3Destroy(handle);
+            bytes
+        }
+    }
+
+    fn recipe(truncated: Truncated, decode: Decode, interpolation: Interpolation, resize: u32) -> Recipe {
+        let input = InputSpec {
+            crop: [24, 24],
+            resize: Some(resize),
+            resize_mode: ResizeMode::Shortest,
+            interpolation,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        let limits = Limits {
+            max_pixels: DEFAULT_MAX_PIXELS,
+            max_side: DEFAULT_MAX_SIDE,
+            max_frames: DEFAULT_MAX_FRAMES,
+        };
+        Recipe { input, decode, truncated, orient: Orient::Exif, limits }
+    }
+
+    /// With `--truncated accept` all columns are made; the pixels must be the same.
+    #[test]
+    fn columns_that_are_left_out_change_nothing() {
+        let samplings = [
+            tj::TJSAMP_TJSAMP_444,
+            tj::TJSAMP_TJSAMP_422,
+            tj::TJSAMP_TJSAMP_420,
+            tj::TJSAMP_TJSAMP_GRAY,
+            tj::TJSAMP_TJSAMP_440,
+            tj::TJSAMP_TJSAMP_411,
+            tj::TJSAMP_TJSAMP_441,
+        ];
+        let mut scratch = Scratch::new();
+        let filters =
+            [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos];
+        for sampling in samplings {
+            for (progressive, components) in [(false, 3), (true, 3), (false, 4)] {
+                if components == 4 && sampling == tj::TJSAMP_TJSAMP_GRAY {
+                    continue;
+                }
+                let upright = jpeg(sampling, progressive, components);
+                for turn in 1..=8 {
+                    let bytes = turned(&upright, turn);
+                    for (filter, resize) in filters.into_iter().flat_map(|f| [(f, 28), (f, 90), (f, 40)]) {
+                        for decode in [Decode::Fast, Decode::Exact] {
+                            let mut pixels = |truncated| {
+                                let recipe = recipe(truncated, decode, filter, resize);
+                                prepare(&bytes, &recipe, &mut scratch).unwrap().pixels
+                            };
+                            assert!(
+                                pixels(Truncated::Reject) == pixels(Truncated::Accept),
+                                "{sampling} progressive {progressive} turn {turn} {filter:?} {resize} {decode:?}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// With an EXIF block that says so.
+    fn turned(jpeg: &[u8], turn: u8) -> Vec<u8> {
+        let mut exif = b"\xff\xe1\0\x22Exif\0\0II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+        exif.extend([turn, 0, 0, 0, 0, 0, 0, 0]);
+        [&jpeg[..2], &exif, &jpeg[2..]].concat()
+    }
+
+    /// Turning the image or its weights is the same to within the rounding of what is between the passes.
+    #[test]
+    fn a_shrunk_image_is_turned_with_its_weights() {
+        let mut scratch = Scratch::new();
+        let bytes = jpeg(tj::TJSAMP_TJSAMP_444, false, 3);
+        let mut pixels = |bytes: &[u8], decode| {
+            prepare(bytes, &recipe(Truncated::Reject, decode, Interpolation::Bicubic, 28), &mut scratch)
+                .unwrap()
+                .pixels
+        };
+        for turn in 1..=8 {
+            let bytes = turned(&bytes, turn);
+            let (exact, fast) = (pixels(&bytes, Decode::Exact), pixels(&bytes, Decode::Fast));
+            let off: u32 = exact.iter().zip(&fast).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+            let mean = f64::from(off) / exact.len() as f64;
+            assert!(mean < 2.5, "turn {turn}: {mean} levels on average");
+        }
+    }
+}
