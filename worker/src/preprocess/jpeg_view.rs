@@ -101,7 +101,7 @@ mod tests {
         let pixels: Vec<u8> = (0..width * height * components)
             .map(|at| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let stripe = if (at / components / 5) % 2 == 0 { 60 } else { 160 };
+                let stripe = if (at / components / 5).is_multiple_of(2) { 60 } else { 160 };
                 (stripe + (state >> 26)) as u8
             })
             .collect();
