@@ -104,7 +104,8 @@ pub fn complaints(metrics: &str) -> String {
     let mut child = command.spawn().expect("promtool starts");
     child.stdin.take().expect("its input").write_all(metrics.as_bytes()).expect("it reads them");
     let ended = child.wait_with_output().expect("its end");
-    let mut said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    let mut said =
+        format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
     if !ended.status.success() {
         let _written = write!(said, "{}", ended.status);
     }

@@ -15,8 +15,10 @@ use trawl_tests::{
 };
 
 /// Series that can exist on a machine with a GPU only.
-const ONLY_ON_A_GPU: [(&str, &str); 1] =
-    [("trawl_device_memory_bytes", "libtorch's allocator holds memory of CUDA devices; a CPU worker has none")];
+const ONLY_ON_A_GPU: [(&str, &str); 1] = [(
+    "trawl_device_memory_bytes",
+    "libtorch's allocator holds memory of CUDA devices; a CPU worker has none",
+)];
 
 /// Images of the job and of a batch; each image takes the model some tens of milliseconds.
 const IMAGES: u32 = 160;
@@ -75,7 +77,8 @@ fn rules_are_in_force(prometheus: &Prometheus) {
     let rules = wait::until("every rule to be evaluated", PATIENCE, || {
         let told = prometheus.get("rules", &[("type", "alert")]);
         let groups = told["groups"].as_array()?.iter();
-        let rules: Vec<Value> = groups.filter_map(|group| group["rules"].as_array()).flatten().cloned().collect();
+        let rules: Vec<Value> =
+            groups.filter_map(|group| group["rules"].as_array()).flatten().cloned().collect();
         rules.iter().all(|rule| rule["health"] != "unknown").then_some(rules)
     });
     let mut names: Vec<&str> = rules.iter().filter_map(|rule| rule["name"].as_str()).collect();
@@ -115,7 +118,8 @@ fn dashboards_show(prometheus: &Prometheus) {
         open.retain(|(_, expression)| prometheus.series(expression) == 0);
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
-    let open: Vec<String> = open.into_iter().map(|(place, expression)| format!("{place}: {expression}")).collect();
+    let open: Vec<String> =
+        open.into_iter().map(|(place, expression)| format!("{place}: {expression}")).collect();
     assert!(open.is_empty(), "{} of {total} expressions have no series:\n{}", open.len(), open.join("\n"));
     eprintln!("{total} expressions, {} of them on a GPU only, have series", excused.len());
 }
@@ -128,10 +132,12 @@ fn variables_of(prometheus: &Prometheus, board: &str, dashboard: &Value) -> BTre
         let name = variable["name"].as_str().expect("a name");
         let asked = filled_in(definition, &known);
         let inner = asked.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
-        let (selector, label) = inner.and_then(|inner| inner.rsplit_once(", ")).expect("label_values(SERIES, LABEL)");
-        let value = wait::until(&format!("a value of ${name} on the board {board}: {asked}"), PATIENCE, || {
-            prometheus.label_values(selector, label).into_iter().next()
-        });
+        let (selector, label) =
+            inner.and_then(|inner| inner.rsplit_once(", ")).expect("label_values(SERIES, LABEL)");
+        let value =
+            wait::until(&format!("a value of ${name} on the board {board}: {asked}"), PATIENCE, || {
+                prometheus.label_values(selector, label).into_iter().next()
+            });
         known.insert(name.to_owned(), value);
     }
     known

@@ -1,9 +1,14 @@
 //! The stage clock and the counters: what `/metrics` shows and what the end-of-run report is made of.
 //!
 //! Every stage reports here; nothing here ever changes what a stage does. Labels come from closed sets
-//! only: no key, job or message text.
+//! only: no key, job or message text. All series of a closed set are there from the start, at zero, so that rates and
+//! ratios of what has not happened yet can be asked for.
 
-use crate::ceilings::{Ceilings, Lanes};
+use super::outcomes::{BatchEnd, Quarantine, Winner};
+use crate::{
+    ceilings::{Ceilings, Lanes},
+    model::Device,
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -16,8 +21,12 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use trawl_common::error_code::ErrorCode;
 pub use trawl_common::stages::Stage;
+use trawl_common::{
+    broker::reconnects::{Lost, reconnects},
+    error_code::ErrorCode,
+    storage::counted::{StoreCode, StoreOp, store_requests},
+};
 
 /// Histogram buckets in seconds, 0.1 ms to 100 s: a decode and a slow put both fall inside.
 const BUCKETS_SECONDS: [f64; 13] =
@@ -36,6 +45,22 @@ struct OutcomeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabel {
     code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreLabel {
+    op: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeviceLabel {
+    device: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +94,11 @@ pub struct Meters {
     batches: Family<OutcomeLabel, Counter>,
     errors: Family<CodeLabel, Counter>,
     conflicts: Family<OutcomeLabel, Counter>,
+    quarantined: Family<ReasonLabel, Counter>,
+    amqp_reconnects: Family<ReasonLabel, Counter>,
+    store_requests: Family<StoreLabel, Counter>,
+    store_throttled: Counter,
+    device_memory: Family<DeviceLabel, Gauge>,
     durations: Family<StageLabel, Histogram>,
     fill: Histogram,
     /// When something was last done, on a clock that no one sets.
@@ -104,6 +134,11 @@ impl Meters {
             batches: Family::default(),
             errors: Family::default(),
             conflicts: Family::default(),
+            quarantined: Family::default(),
+            amqp_reconnects: Family::default(),
+            store_requests: Family::default(),
+            store_throttled: Counter::default(),
+            device_memory: Family::default(),
             durations,
             fill: Histogram::new((1..=10).map(|tenth| f64::from(tenth) / 10.0)),
             began: Instant::now(),
@@ -126,6 +161,31 @@ impl Meters {
             "Parts that were there already, by winner",
             meters.conflicts.clone(),
         );
+        registry.register(
+            "quarantined",
+            "Batches set aside: worked on alone or given up to the dead letters, by reason",
+            meters.quarantined.clone(),
+        );
+        registry.register(
+            "amqp_reconnects",
+            "Connections to the broker made again, by what ended them",
+            meters.amqp_reconnects.clone(),
+        );
+        registry.register(
+            "store_requests",
+            "Requests to stores, each try, by what was asked and how the store answered",
+            meters.store_requests.clone(),
+        );
+        registry.register(
+            "store_throttled",
+            "Requests that a store refused because it is asked too much at once",
+            meters.store_throttled.clone(),
+        );
+        registry.register(
+            "device_memory_bytes",
+            "Memory of a CUDA device that this process holds, in use or kept for use",
+            meters.device_memory.clone(),
+        );
         registry.register("image_bytes", "Bytes read from stores", meters.image_bytes.clone());
         registry.register("redeliveries", "Deliveries seen before", meters.redeliveries.clone());
         registry.register("reclaims", "Batches taken over from slower workers", meters.reclaims.clone());
@@ -147,7 +207,47 @@ impl Meters {
             "What a stage alone would let through, from what it has done so far; on the CPU decode and forward share the threads",
             meters.ceilings.clone(),
         );
-        Self { registry, ..meters }
+        let meters = Self { registry, ..meters };
+        meters.begin_at_zero();
+        meters
+    }
+
+    /// Makes each series of the closed sets.
+    fn begin_at_zero(&self) {
+        for outcome in ["ok", "error"] {
+            drop(self.images.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for code in ErrorCode::ALL {
+            drop(self.errors.get_or_create(&CodeLabel { code: code.as_str() }));
+        }
+        for outcome in BatchEnd::ALL.map(BatchEnd::name) {
+            drop(self.batches.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for outcome in Winner::ALL.map(Winner::name) {
+            drop(self.conflicts.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for reason in Quarantine::ALL.map(Quarantine::name) {
+            drop(self.quarantined.get_or_create(&ReasonLabel { reason }));
+        }
+        for stage in Stage::ALL.map(Stage::name) {
+            drop(self.durations.get_or_create(&StageLabel { stage }));
+        }
+        self.take_over();
+    }
+
+    /// Takes over what common code counts for the whole process.
+    fn take_over(&self) {
+        for lost in Lost::ALL {
+            let counter = self.amqp_reconnects.get_or_create(&ReasonLabel { reason: lost.name() });
+            counter.inner().store(reconnects(lost), Ordering::Relaxed);
+        }
+        for (op, code) in StoreOp::ALL.iter().flat_map(|op| StoreCode::ALL.map(|code| (*op, code))) {
+            let label = StoreLabel { op: op.name(), code: code.name() };
+            let counter = self.store_requests.get_or_create(&label);
+            counter.inner().store(store_requests(op, code), Ordering::Relaxed);
+        }
+        let throttled = StoreOp::ALL.map(|op| store_requests(op, StoreCode::Throttled));
+        self.store_throttled.inner().store(throttled.iter().sum(), Ordering::Relaxed);
     }
 
     /// Says how many objects may be read at once from now on.
@@ -225,7 +325,7 @@ impl Meters {
 
     /// Records a committed batch.
     pub fn committed(&self, ok: u64, errors: impl IntoIterator<Item = (ErrorCode, u64)>) {
-        self.batch("done");
+        self.batch(BatchEnd::Done);
         self.computed.fetch_add(ok, Ordering::Relaxed);
         self.images.get_or_create(&OutcomeLabel { outcome: "ok" }).inc_by(ok);
         for (code, count) in errors {
@@ -236,18 +336,30 @@ impl Meters {
         self.last_commit.set(i64::try_from(trawl_common::config::unix_ms() / 1000).unwrap_or(i64::MAX));
     }
 
-    /// Records a batch that ended in another way: `skipped`, `requeued`, `retried`, `dead`.
-    pub fn batch(&self, outcome: &'static str) {
-        self.batches.get_or_create(&OutcomeLabel { outcome }).inc();
+    /// Records how a batch ended; [`Meters::committed`] does so for those that are done.
+    pub fn batch(&self, end: BatchEnd) {
+        self.batches.get_or_create(&OutcomeLabel { outcome: end.name() }).inc();
     }
 
-    /// Records a part that was there before ours: put by `self` in a lost attempt, or by `other`.
-    pub fn conflict(&self, winner: &'static str) {
-        self.conflicts.get_or_create(&OutcomeLabel { outcome: winner }).inc();
+    /// Records a part that was there before ours.
+    pub fn conflict(&self, winner: Winner) {
+        self.conflicts.get_or_create(&OutcomeLabel { outcome: winner.name() }).inc();
+    }
+
+    /// Records a batch that is set aside.
+    pub fn quarantine(&self, reason: Quarantine) {
+        self.quarantined.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
+    }
+
+    /// Says how many bytes of a device's memory this process holds.
+    pub fn set_device_memory(&self, device: Device, bytes: u64) {
+        let label = DeviceLabel { device: device.to_string() };
+        self.device_memory.get_or_create(&label).set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The Prometheus text.
     pub fn render(&self) -> String {
+        self.take_over();
         for ceiling in self.ceilings().iter().flat_map(|ceilings| &ceilings.stages) {
             let gauge = self.ceilings.get_or_create(&StageLabel { stage: ceiling.stage.name() });
             gauge.set(ceiling.images_per_second);
@@ -267,7 +379,9 @@ mod tests {
         let meters = Meters::new();
         meters.stage(Stage::Decode, Duration::from_millis(2), 1);
         meters.committed(3, [(ErrorCode::Truncated, 1)]);
-        meters.conflict("other");
+        meters.conflict(Winner::Other);
+        meters.quarantine(Quarantine::Alone);
+        meters.set_device_memory(Device::Cuda(1), 7 << 30);
         meters.micro_batch(8, 16);
         meters.set_lanes(Lanes { threads: 2, devices: 0, fetches: 1, batches: 1 });
         meters.set_fetches(48);
@@ -281,11 +395,37 @@ mod tests {
             "trawl_stage_duration_seconds_sum{stage=\"decode\"} 0.002",
             "trawl_commit_conflicts_total{outcome=\"other\"} 1",
             "trawl_batch_fill_ratio_count 1",
+            "trawl_quarantined_total{reason=\"alone\"} 1",
+            "trawl_device_memory_bytes{device=\"cuda:1\"} 7516192768",
             "trawl_build_info{version=",
             "trawl_stage_ceiling_images_per_second{stage=\"decode\"} 1000.0",
         ] {
             assert!(text.contains(name), "{name} is not in\n{text}");
         }
         assert_eq!(meters.total(Stage::Decode).count, 1);
+    }
+
+    #[test]
+    fn what_has_not_happened_yet_is_there_at_zero() {
+        let text = Meters::new().render();
+        for series in [
+            "trawl_images_total{outcome=\"error\"} 0",
+            "trawl_image_errors_total{code=\"crashed_worker\"} 0",
+            "trawl_batches_total{outcome=\"dead\"} 0",
+            "trawl_commit_conflicts_total{outcome=\"self\"} 0",
+            "trawl_quarantined_total{reason=\"one_by_one\"} 0",
+            "trawl_stage_duration_seconds_count{stage=\"forward\"} 0",
+        ] {
+            assert!(text.contains(series), "{series} is not in\n{text}");
+        }
+        // Those of the whole process, where other tests count too.
+        for series in [
+            "trawl_amqp_reconnects_total{reason=\"heartbeat\"} ",
+            "trawl_store_requests_total{op=\"put\",code=\"throttled\"} ",
+            "trawl_store_throttled_total ",
+        ] {
+            assert!(text.contains(series), "{series} is not in\n{text}");
+        }
+        assert!(!text.contains("trawl_device_memory_bytes{"), "the CPU has none");
     }
 }

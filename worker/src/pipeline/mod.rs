@@ -16,6 +16,7 @@ pub mod intake;
 pub mod journal;
 pub mod knees;
 pub mod meters;
+pub mod outcomes;
 pub mod pace;
 pub mod pool;
 pub mod settle;
