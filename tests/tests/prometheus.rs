@@ -20,8 +20,8 @@ const ONLY_ON_A_GPU: [(&str, &str); 1] = [(
     "libtorch's allocator holds memory of CUDA devices; a CPU worker has none",
 )];
 
-/// Images of the job and of a batch; each image takes the model some tens of milliseconds.
-const IMAGES: u32 = 160;
+/// Images of the job and of a batch; the job takes some ten scrapes.
+const IMAGES: u32 = 320;
 const BATCH: u32 = 8;
 
 #[test]
@@ -32,7 +32,9 @@ fn what_is_shipped_for_prometheus_and_grafana_shows_a_real_fleet() {
     let worker = scene.worker(&["--http", "127.0.0.1:0", "--micro-batch", "4"]);
     let at_work = worker.http_address();
     let prometheus = Prometheus::start(scene.dir.path(), &at_work, &monitor.address);
-    let slow = make_model(&["--work", "8"]);
+    // Before there is work: Prometheus reads its lists of targets some seconds after its start.
+    both_are_scraped(&prometheus);
+    let slow = make_model(&["--work", "16"]);
     let job = job_id(run(&mut scene.submit(&slow, &["--batch-size", &BATCH.to_string()])));
 
     wait::until("the first parts, and with them the figures of each stage", PATIENCE, || {
@@ -44,7 +46,6 @@ fn what_is_shipped_for_prometheus_and_grafana_shows_a_real_fleet() {
         let metrics = String::from_utf8(metrics.body).expect("UTF-8");
         assert_eq!(complaints(&metrics), "", "promtool on the {name}'s\n{metrics}");
     }
-    both_are_scraped(&prometheus);
     dashboards_show(&prometheus);
     scene.assert_exact(&job, (IMAGES / BATCH) as usize, IMAGES as usize);
     rules_are_in_force(&prometheus);
