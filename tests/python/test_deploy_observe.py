@@ -1,6 +1,6 @@
 """deploy/prometheus and deploy/grafana: rules fire when they should, and every expression names what is exported.
 
-The names and labels come from the sources: worker/src/pipeline/meters.rs and, once it is there, monitor/src. Until then
+The names and labels come from the sources: worker/src/pipeline/{meters,tallies}.rs and, once it is there, monitor/src. Until then
 the monitor's are those that were agreed on.
 """
 
@@ -64,8 +64,13 @@ def registered(text: str) -> Exported:
     return found
 
 
+def workers() -> Exported:
+    """What a worker exports; one registry, whose prefix stands in the first of the sources."""
+    return registered("".join(deployed.source(f"worker/src/pipeline/{name}.rs") for name in ("meters", "tallies")))
+
+
 def exported() -> Exported:
-    found = registered(deployed.source("worker/src/pipeline/meters.rs"))
+    found = workers()
     assert len(found) > 10, found
     monitors: Exported = {}
     if deployed.monitor_is_here():
@@ -105,7 +110,7 @@ def plain(expression: str) -> str:
 
 class SourcesTest(unittest.TestCase):
     def test_the_worker_s_metrics_are_read_from_its_source(self) -> None:
-        found = registered(deployed.source("worker/src/pipeline/meters.rs"))
+        found = workers()
         for name, label in {
             "trawl_images_total": {"outcome"},
             "trawl_image_bytes_total": set(),

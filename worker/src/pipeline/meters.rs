@@ -4,7 +4,10 @@
 //! only: no key, job or message text. All series of a closed set are there from the start, at zero, so that rates and
 //! ratios of what has not happened yet can be asked for.
 
-use super::outcomes::{BatchEnd, Quarantine, Winner};
+use super::{
+    outcomes::{BatchEnd, Quarantine, Winner},
+    tallies::Tallies,
+};
 use crate::{
     ceilings::{Ceilings, Lanes},
     model::Device,
@@ -21,12 +24,8 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use trawl_common::error_code::ErrorCode;
 pub use trawl_common::stages::Stage;
-use trawl_common::{
-    broker::reconnects::{Lost, reconnects},
-    error_code::ErrorCode,
-    storage::counted::{StoreCode, StoreOp, store_requests},
-};
 
 /// Histogram buckets in seconds, 0.1 ms to 100 s: a decode and a slow put both fall inside.
 const BUCKETS_SECONDS: [f64; 13] =
@@ -50,12 +49,6 @@ struct CodeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StoreLabel {
-    op: &'static str,
-    code: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,9 +88,7 @@ pub struct Meters {
     errors: Family<CodeLabel, Counter>,
     conflicts: Family<OutcomeLabel, Counter>,
     quarantined: Family<ReasonLabel, Counter>,
-    amqp_reconnects: Family<ReasonLabel, Counter>,
-    store_requests: Family<StoreLabel, Counter>,
-    store_throttled: Counter,
+    tallies: Tallies,
     device_memory: Family<DeviceLabel, Gauge>,
     durations: Family<StageLabel, Histogram>,
     fill: Histogram,
@@ -121,7 +112,6 @@ impl Default for Meters {
 impl Meters {
     /// All at zero.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("trawl");
         let durations =
             Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS));
         let meters = Self {
@@ -135,9 +125,7 @@ impl Meters {
             errors: Family::default(),
             conflicts: Family::default(),
             quarantined: Family::default(),
-            amqp_reconnects: Family::default(),
-            store_requests: Family::default(),
-            store_throttled: Counter::default(),
+            tallies: Tallies::default(),
             device_memory: Family::default(),
             durations,
             fill: Histogram::new((1..=10).map(|tenth| f64::from(tenth) / 10.0)),
@@ -150,66 +138,59 @@ impl Meters {
             ceilings: Family::default(),
             registry: Registry::default(),
         };
+        let registry = meters.registered();
+        let meters = Self { registry, ..meters };
+        meters.begin_at_zero();
+        meters
+    }
+
+    /// Everything by its name.
+    fn registered(&self) -> Registry {
+        let mut registry = Registry::with_prefix("trawl");
         let build = Family::<BuildLabel, Gauge>::default();
         build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("build_info", "Version of this worker", build);
-        registry.register("images", "Images by outcome", meters.images.clone());
-        registry.register("image_errors", "Failed images by code", meters.errors.clone());
-        registry.register("batches", "Batches by outcome", meters.batches.clone());
+        registry.register("images", "Images by outcome", self.images.clone());
+        registry.register("image_errors", "Failed images by code", self.errors.clone());
+        registry.register("batches", "Batches by outcome", self.batches.clone());
         registry.register(
             "commit_conflicts",
             "Parts that were there already, by winner",
-            meters.conflicts.clone(),
+            self.conflicts.clone(),
         );
         registry.register(
             "quarantined",
             "Batches set aside: worked on alone or given up to the dead letters, by reason",
-            meters.quarantined.clone(),
-        );
-        registry.register(
-            "amqp_reconnects",
-            "Connections to the broker made again, by what ended them",
-            meters.amqp_reconnects.clone(),
-        );
-        registry.register(
-            "store_requests",
-            "Requests to stores, each try, by what was asked and how the store answered",
-            meters.store_requests.clone(),
-        );
-        registry.register(
-            "store_throttled",
-            "Requests that a store refused because it is asked too much at once",
-            meters.store_throttled.clone(),
+            self.quarantined.clone(),
         );
         registry.register(
             "device_memory_bytes",
             "Memory of a CUDA device that this process holds, in use or kept for use",
-            meters.device_memory.clone(),
+            self.device_memory.clone(),
         );
-        registry.register("image_bytes", "Bytes read from stores", meters.image_bytes.clone());
-        registry.register("redeliveries", "Deliveries seen before", meters.redeliveries.clone());
-        registry.register("reclaims", "Batches taken over from slower workers", meters.reclaims.clone());
-        registry.register("inflight_batches", "Batches in work", meters.inflight_batches.clone());
+        registry.register("image_bytes", "Bytes read from stores", self.image_bytes.clone());
+        registry.register("redeliveries", "Deliveries seen before", self.redeliveries.clone());
+        registry.register("reclaims", "Batches taken over from slower workers", self.reclaims.clone());
+        registry.register("inflight_batches", "Batches in work", self.inflight_batches.clone());
         registry.register(
             "last_commit_timestamp_seconds",
             "Time of the last commit",
-            meters.last_commit.clone(),
+            self.last_commit.clone(),
         );
-        registry.register("batch_fill_ratio", "Images in a micro-batch over its size", meters.fill.clone());
+        registry.register("batch_fill_ratio", "Images in a micro-batch over its size", self.fill.clone());
         registry.register_with_unit(
             "stage_duration",
             "Time in a stage",
             Unit::Seconds,
-            meters.durations.clone(),
+            self.durations.clone(),
         );
         registry.register(
             "stage_ceiling_images_per_second",
             "What a stage alone would let through, from what it has done so far; on the CPU decode and forward share the threads",
-            meters.ceilings.clone(),
+            self.ceilings.clone(),
         );
-        let meters = Self { registry, ..meters };
-        meters.begin_at_zero();
-        meters
+        self.tallies.register(&mut registry);
+        registry
     }
 
     /// Makes each series of the closed sets.
@@ -232,22 +213,7 @@ impl Meters {
         for stage in Stage::ALL.map(Stage::name) {
             drop(self.durations.get_or_create(&StageLabel { stage }));
         }
-        self.take_over();
-    }
-
-    /// Takes over what common code counts for the whole process.
-    fn take_over(&self) {
-        for lost in Lost::ALL {
-            let counter = self.amqp_reconnects.get_or_create(&ReasonLabel { reason: lost.name() });
-            counter.inner().store(reconnects(lost), Ordering::Relaxed);
-        }
-        for (op, code) in StoreOp::ALL.iter().flat_map(|op| StoreCode::ALL.map(|code| (*op, code))) {
-            let label = StoreLabel { op: op.name(), code: code.name() };
-            let counter = self.store_requests.get_or_create(&label);
-            counter.inner().store(store_requests(op, code), Ordering::Relaxed);
-        }
-        let throttled = StoreOp::ALL.map(|op| store_requests(op, StoreCode::Throttled));
-        self.store_throttled.inner().store(throttled.iter().sum(), Ordering::Relaxed);
+        self.tallies.take_over();
     }
 
     /// Says how many objects may be read at once from now on.
@@ -359,7 +325,7 @@ impl Meters {
 
     /// The Prometheus text.
     pub fn render(&self) -> String {
-        self.take_over();
+        self.tallies.take_over();
         for ceiling in self.ceilings().iter().flat_map(|ceilings| &ceilings.stages) {
             let gauge = self.ceilings.get_or_create(&StageLabel { stage: ceiling.stage.name() });
             gauge.set(ceiling.images_per_second);

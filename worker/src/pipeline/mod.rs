@@ -24,6 +24,7 @@ pub mod sink;
 pub mod sizing;
 pub mod solo;
 pub mod tail;
+mod tallies;
 
 use crate::jobs::Jobs;
 use batch::{BatchRows, OpenBatch};
