@@ -87,13 +87,19 @@ pub fn describe(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
     use crate::batch::Message;
+    use crate::storage::Passing;
 
     #[test]
     fn junk_is_dead_at_once_and_a_drain_is_not_an_attempt_lost() {
         let junk = Failure::from(Message::parse(b"{}").unwrap_err());
         assert!(matches!(disposition(&junk), Disposition::DeadLetter { .. }));
         assert_eq!(disposition(&Failure::Draining), Disposition::Requeue);
-        let away = StorageError::Transient { store: "s3://b".into(), key: "k".into(), reason: "503".into() };
+        let away = StorageError::Transient {
+            store: "s3://b".into(),
+            key: "k".into(),
+            cause: Passing::Unavailable,
+            reason: "503".into(),
+        };
         let Disposition::Retry { reason } = disposition(&Failure::from(away)) else { panic!("a retry") };
         assert!(reason.contains("the store failed: s3://b") && reason.contains("503"), "{reason}");
     }

@@ -108,11 +108,16 @@ fn of_storage(error: &StorageError) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::Passing;
 
     #[test]
     fn the_seams_own_error_decides_however_it_is_wrapped() {
-        let away =
-            || StorageError::Transient { store: "s3://b".into(), key: "k".into(), reason: "503".into() };
+        let away = || StorageError::Transient {
+            store: "s3://b".into(),
+            key: "k".into(),
+            cause: Passing::Unavailable,
+            reason: "503".into(),
+        };
         assert_eq!(code_of(&away()), exit::TRANSIENT);
         assert_eq!(code_of(&PlanError::from(away())), exit::TRANSIENT);
         assert_eq!(code_of(&ModelFileError::from(away())), exit::TRANSIENT);

@@ -23,6 +23,7 @@ pub mod dead;
 pub mod disposition;
 pub mod error_code;
 pub mod exit;
+pub mod exposition;
 pub mod failpoint;
 #[cfg(any(test, feature = "testing"))]
 pub mod faults;

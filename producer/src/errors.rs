@@ -259,9 +259,15 @@ impl From<io::Error> for Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use trawl_common::storage::Passing;
 
     fn transient() -> StorageError {
-        StorageError::Transient { store: "s3://b".into(), key: "k".into(), reason: "503".into() }
+        StorageError::Transient {
+            store: "s3://b".into(),
+            key: "k".into(),
+            cause: Passing::Unavailable,
+            reason: "503".into(),
+        }
     }
 
     #[test]

@@ -228,18 +228,18 @@ class RenderedTest(unittest.TestCase):
 
     def test_probes_ask_what_is_served(self) -> None:
         served = set(re.findall(r'\.route\("(/\w+)"', source("worker/src/http.rs")))
-        self.assertEqual(served, {"/livez", "/readyz", "/metrics"})
+        self.assertEqual(served, {"/livez", "/readyz", "/startupz", "/metrics"})
         for overlay in OVERLAYS:
-            for name, port in (("trawl-worker", 8266), ("trawl-monitor", 8265)):
+            for name, port, startup in (("trawl-worker", 8266, "/startupz"), ("trawl-monitor", 8265, "/livez")):
                 container = self.only(overlay, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]
                 self.assertEqual([(p["name"], p["containerPort"]) for p in container["ports"]], [("http", port)])
                 self.assertIn(f"0.0.0.0:{port}", " ".join(container["args"]))
                 for probe, path in (
-                    ("startupProbe", ("/livez", "/readyz")),
-                    ("readinessProbe", ("/readyz",)),
-                    ("livenessProbe", ("/livez",)),
+                    ("startupProbe", startup),
+                    ("readinessProbe", "/readyz"),
+                    ("livenessProbe", "/livez"),
                 ):
-                    self.assertIn(container[probe]["httpGet"]["path"], path)
+                    self.assertEqual(container[probe]["httpGet"]["path"], path)
                     self.assertEqual(container[probe]["httpGet"]["port"], "http")
 
     def test_arguments_are_taken_by_the_programs_and_their_variables_are_set(self) -> None:

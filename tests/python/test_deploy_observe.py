@@ -1,6 +1,6 @@
 """deploy/prometheus and deploy/grafana: rules fire when they should, and every expression names what is exported.
 
-The names and labels come from the sources: worker/src/pipeline/meters.rs and, once it is there, monitor/src. Until then
+The names and labels come from the sources: worker/src/pipeline/{meters,tallies}.rs and, once it is there, monitor/src. Until then
 the monitor's are those that were agreed on.
 """
 
@@ -64,8 +64,13 @@ def registered(text: str) -> Exported:
     return found
 
 
+def workers() -> Exported:
+    """What a worker exports; one registry, whose prefix stands in the first of the sources."""
+    return registered("".join(deployed.source(f"worker/src/pipeline/{name}.rs") for name in ("meters", "tallies")))
+
+
 def exported() -> Exported:
-    found = registered(deployed.source("worker/src/pipeline/meters.rs"))
+    found = workers()
     assert len(found) > 10, found
     monitors: Exported = {}
     if deployed.monitor_is_here():
@@ -105,7 +110,7 @@ def plain(expression: str) -> str:
 
 class SourcesTest(unittest.TestCase):
     def test_the_worker_s_metrics_are_read_from_its_source(self) -> None:
-        found = registered(deployed.source("worker/src/pipeline/meters.rs"))
+        found = workers()
         for name, label in {
             "trawl_images_total": {"outcome"},
             "trawl_image_bytes_total": set(),
@@ -114,6 +119,12 @@ class SourcesTest(unittest.TestCase):
             "trawl_inflight_batches": set(),
             "trawl_build_info": {"version"},
             "trawl_stage_ceiling_images_per_second": {"stage"},
+            "trawl_store_requests_total": {"op", "code"},
+            "trawl_store_throttled_total": set(),
+            "trawl_amqp_reconnects_total": {"reason"},
+            "trawl_quarantined_total": {"reason"},
+            "trawl_device_memory_bytes": {"device"},
+            "trawl_last_commit_timestamp_seconds": set(),
         }.items():
             self.assertEqual(found.get(name), label, name)
 
@@ -148,6 +159,38 @@ registry.register("fleet_images_per_second", "Speed", speed.clone());
     def test_the_monitor_exports_what_was_agreed_on(self) -> None:
         for name, label in re.findall(r"(\w+)(?:\{([\w,]*)\})?", AGREED):
             self.assertLessEqual(set(filter(None, label.split(","))), exported()[name], name)
+
+
+class PageTest(unittest.TestCase):
+    """docs/metrics.md lists what is exported, with its type and its labels."""
+
+    def test_the_page_has_every_metric_and_no_other(self) -> None:
+        expected = {}
+        for name, label in exported().items():
+            root = re.sub(r"_(bucket|sum|count)$", "", name)
+            kind = "histogram" if root != name else "counter" if name.endswith("_total") else "gauge"
+            expected[root] = (kind, label)
+        listed = re.findall(r"(?m)^\| `(trawl_\w+)` \| (\w+) \| ([^|]*)\|", deployed.source("docs/metrics.md"))
+        found = {name: (kind, set(re.findall(r"`(\w+)`", re.sub(r"`error_code`", "", cell)))) for name, kind, cell in listed}
+        self.assertEqual(len(found), len(listed), "a metric is listed twice")
+        self.assertEqual(found, expected)
+
+    def test_the_page_has_every_label_of_the_closed_sets(self) -> None:
+        page = deployed.source("docs/metrics.md")
+        for metric, path, enum in (
+            ("trawl_batches_total", "worker/src/pipeline/outcomes.rs", "BatchEnd"),
+            ("trawl_quarantined_total", "worker/src/pipeline/outcomes.rs", "Quarantine"),
+            ("trawl_commit_conflicts_total", "worker/src/pipeline/outcomes.rs", "Winner"),
+            ("trawl_amqp_reconnects_total", "common/src/broker/reconnects.rs", "Lost"),
+            ("trawl_store_requests_total", "common/src/storage/counted.rs", "StoreOp"),
+            ("trawl_store_requests_total", "common/src/storage/counted.rs", "StoreCode"),
+        ):
+            body = deployed.source(path).split(f"impl {enum} {{")[1].split("pub fn name")[1].split("\n    }")[0]
+            names = re.findall(r'=> "(\w+)"', body)
+            self.assertGreater(len(names), 1, enum)
+            row = next(line for line in page.splitlines() if line.startswith(f"| `{metric}`"))
+            labels = set(re.findall(r"\w+", row.split("|")[3]))
+            self.assertLessEqual(set(names), labels, metric)
 
 
 class RulesTest(unittest.TestCase):

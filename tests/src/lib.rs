@@ -12,6 +12,7 @@ pub mod chaos;
 pub mod http_faults;
 pub mod images;
 pub mod programs;
+pub mod prometheus;
 pub mod proxy;
 pub mod rows;
 pub mod scene;

@@ -131,14 +131,22 @@ impl Running {
         });
     }
 
+    /// Where it serves HTTP, by its log.
+    ///
+    /// # Panics
+    /// If it was not started with `--http`.
+    pub fn http_address(&self) -> String {
+        let log = self.log();
+        let address = log.split("http.address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        address.expect("it was started with --http").to_owned()
+    }
+
     /// What it answers at its `--http` address: status and body.
     ///
     /// # Panics
     /// If it does not answer.
     pub fn http(&self, path: &str) -> String {
-        let log = self.log();
-        let address = log.split("http.address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let url = format!("http://{}{path}", address.expect("it was started with --http"));
+        let url = format!("http://{}{path}", self.http_address());
         let program = "import sys,urllib.request as r\no=r.build_opener(r.ProxyHandler({}))\n\
                        try: a=o.open(sys.argv[1])\nexcept r.HTTPError as e: a=e\nprint(a.status, a.read().decode())";
         run(Command::new("python3").args(["-c", program, &url])).expect(0).stdout

@@ -1,4 +1,4 @@
-//! A small HTTP client for the monitor's pages, and the monitor itself.
+//! A small HTTP client for what the programs serve, and the monitor itself.
 //!
 //! Blocking, one request a connection, HTTP/1.0 so that nothing is chunked: what is tested is the server, and a client
 //! that does next to nothing hides nothing.
@@ -10,7 +10,7 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
     process::Command,
@@ -92,13 +92,7 @@ impl Monitor {
     /// # Panics
     /// If there is no answer.
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut stream = self.send(method, path, headers, body);
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).expect("an answer to its end");
-        let at = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
-        let head = String::from_utf8_lossy(&all[..at]).into_owned();
-        let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status");
-        Answer { status, head, body: all[at + 4..].to_vec() }
+        ask(&self.address, method, path, headers, body)
     }
 
     /// The JSON of a path that is there.
@@ -134,19 +128,50 @@ impl Monitor {
     }
 
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.address).expect("the monitor listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        let mut head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Length: {}\r\n",
-            self.address,
-            body.len()
-        );
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        stream.write_all(format!("{head}\r\n{body}").as_bytes()).expect("the request is sent");
-        stream
+        send(&self.address, method, path, headers, body).expect("the monitor listens")
     }
+}
+
+/// A request to whoever listens at `address`.
+///
+/// # Panics
+/// If there is no answer.
+pub fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let mut stream = send(address, method, path, headers, body).expect("somebody listens");
+    answer(&mut stream).expect("an answer to its end")
+}
+
+/// The answer to a GET, if somebody listens at `address` yet.
+pub fn try_ask(address: &str, path: &str) -> Option<Answer> {
+    answer(&mut send(address, "GET", path, &[], "").ok()?).ok()
+}
+
+fn answer(stream: &mut TcpStream) -> io::Result<Answer> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all)?;
+    let none = || io::Error::other("it is no HTTP");
+    let at = all.windows(4).position(|four| four == b"\r\n\r\n").ok_or_else(none)?;
+    let head = String::from_utf8_lossy(&all[..at]).into_owned();
+    let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).ok_or_else(none)?;
+    Ok(Answer { status, head, body: all[at + 4..].to_vec() })
+}
+
+fn send(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut head =
+        format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
+    Ok(stream)
 }
 
 /// The events of a stream.

@@ -193,7 +193,7 @@ fn a_job(scene: &Scene, search: &mut Search) {
         assert!(!ended.stdout.is_empty() || !ended.stderr.is_empty(), "{arguments:?} says nothing");
         search.look(&format!("{arguments:?}"), ended.stdout + &ended.stderr);
     }
-    for path in ["/metrics", "/livez", "/readyz"] {
+    for path in ["/metrics", "/livez", "/readyz", "/startupz"] {
         search.look(path, worker.http(path));
     }
     worker.signal(libc::SIGTERM);

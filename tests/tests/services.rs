@@ -256,5 +256,26 @@ fn health_and_metrics_are_served() {
     assert!(get("/livez").starts_with("200"));
     wait::until("readiness", PATIENCE, || get("/readyz").starts_with("200").then_some(()));
     assert!(get("/metrics").contains("trawl_inflight_batches 0"), "{}", get("/metrics"));
+    assert!(get("/startupz").starts_with("200"));
     assert!(worker.is_running());
+}
+
+#[test]
+fn a_worker_that_has_not_started_says_what_it_waits_for() {
+    let scene = Scene::new("startup");
+    // Takes connections (the kernel does) and never says a word.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut command = scene.worker_command(&["--http", "127.0.0.1:0"]);
+    let broker = mute.local_addr().expect("an address");
+    command.env("TRAWL_AMQP_URL", format!("amqp://u:canary-password@{broker}?connection_timeout=60000"));
+    let worker = Running::start(&mut command, scene.dir.path());
+    worker.wait_for_log("http.address=", PATIENCE);
+    let said = wait::until("the wait for RabbitMQ", PATIENCE, || {
+        let said = worker.http("/startupz");
+        (said.starts_with("503") && said.contains("connecting to RabbitMQ")).then_some(said)
+    });
+    assert!(!said.contains("canary") && !said.contains("127.0.0.1"), "{said}");
+    assert!(worker.http("/readyz").starts_with("503 starting"), "{}", worker.http("/readyz"));
+    assert!(worker.http("/livez").starts_with("200"), "waiting is no reason to be started again");
+    assert!(worker.http("/metrics").contains("trawl_inflight_batches 0"));
 }

@@ -37,6 +37,8 @@ pub struct Seams {
     pub stores: Arc<Stores>,
     /// This worker's name, as the broker's end of it knows it.
     pub worker: String,
+    /// Its counters, which can be looked at before there is a pipeline.
+    pub meters: Arc<Meters>,
 }
 
 /// Settles on devices and makes them usable. Must run before the first forward pass, once a process.
@@ -105,7 +107,7 @@ pub fn pipeline(
         Knees::of(&cache, format!("{} x{} {:?}", shown.join(","), settings.threads, args.graph_passes));
     let (graph_passes, verdicts) = (args.graph_passes, Verdicts::of(&cache));
     let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices, graph_passes, verdicts });
-    let meters = Arc::new(Meters::new());
+    let meters = seams.meters;
     meters.set_lanes(Lanes {
         threads: settings.threads,
         devices: settings.devices * THREADS_PER_DEVICE,

@@ -104,7 +104,7 @@ pub fn command() -> clap::Command {
 #[derive(Debug, Clone, Args)]
 #[command(before_help = "Examples:
   trawl-worker serve --queue default,gpu --device cuda:0
-  trawl-worker serve --threads 4 --http 127.0.0.1:9100     with /metrics, /livez and /readyz
+  trawl-worker serve --threads 4 --http 127.0.0.1:9100     with /metrics, /livez, /readyz and /startupz
   trawl-worker serve --grace 120                           two minutes to finish after SIGTERM")]
 pub struct ServeArgs {
     /// Lanes to serve, by one set of compute threads
@@ -115,7 +115,7 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
     pub prefetch: u16,
 
-    /// Address for /livez, /readyz and /metrics; port 0 takes a free one
+    /// Address for /livez, /readyz, /startupz and /metrics; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     pub http: Option<std::net::SocketAddr>,
 
@@ -171,7 +171,7 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
     pub prefetch: u16,
 
-    /// Address for /livez, /readyz and /metrics; port 0 takes a free one
+    /// Address for /livez, /readyz, /startupz and /metrics; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     pub http: Option<std::net::SocketAddr>,
 

@@ -7,6 +7,7 @@
 use crate::{
     ceilings::Ceilings,
     jobs::Jobs,
+    model::{Device, network},
     pipeline::{
         Pipeline,
         in_hand::InHand,
@@ -35,21 +36,22 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Begins to report for a worker on `device` that serves `queues`: at once, then every [`HEARTBEAT_EVERY`], and
+    /// Begins to report for a worker on `devices` that serves `queues`: at once, then every [`HEARTBEAT_EVERY`], and
     /// when a drain begins.
     pub fn start(
         fleet: Arc<dyn Fleet>,
         pipeline: &Pipeline,
-        device: String,
+        devices: Vec<Device>,
         queues: Vec<String>,
         shutdown: &Shutdown,
     ) -> Self {
+        let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
         let constant = WorkerReport {
             worker: pipeline.worker.clone(),
             host: crate::assemble::host_name(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            device,
+            device: shown.join(","),
             queues,
             started_unix_ms: unix_ms(),
             ..WorkerReport::default()
@@ -58,6 +60,7 @@ impl Heartbeat {
             fleet,
             Pulse {
                 constant,
+                devices,
                 last: Snapshot::of(&pipeline.meters),
                 meters: pipeline.meters.clone(),
                 jobs: pipeline.jobs.clone(),
@@ -100,6 +103,7 @@ impl Heartbeat {
 struct Pulse {
     /// What does not change while the worker lives.
     constant: WorkerReport,
+    devices: Vec<Device>,
     meters: Arc<Meters>,
     jobs: Arc<Jobs>,
     in_hand: InHand,
@@ -158,6 +162,7 @@ impl Pulse {
         let mut report = WorkerReport {
             model: self.jobs.loaded(),
             memory_bytes: resident_bytes().await,
+            device_memory_bytes: self.device_memory().await,
             in_flight: self.in_hand.oldest(MAX_IN_FLIGHT),
             images_total: now.computed,
             draining: self.draining.is_cancelled(),
@@ -175,6 +180,14 @@ impl Pulse {
         }
         self.last = now;
         report
+    }
+}
+
+impl Pulse {
+    /// What this process holds of its devices' memory, all together; `None` on the CPU and before the first model.
+    async fn device_memory(&self) -> Option<u64> {
+        let held = network::device_memories(&self.devices).await;
+        (!held.is_empty()).then(|| held.iter().map(|(_, bytes)| bytes).sum())
     }
 }
 
@@ -240,6 +253,7 @@ mod tests {
         });
         let jobs = Jobs::new(Stores::in_memory(), loader, "/nowhere".into(), Limits::default(), None);
         Pulse {
+            devices: vec![Device::Cpu],
             constant: WorkerReport { worker: "w".into(), ..WorkerReport::default() },
             last: Snapshot::of(meters),
             meters: meters.clone(),
@@ -267,7 +281,7 @@ mod tests {
         let heartbeat = Heartbeat::beat(told.clone(), pulse(&meters, &draining));
         let first = until(&told, 1).await;
         assert_eq!((first.images_per_second, first.binding.clone()), (0.0, None), "{first:?}");
-        assert!(first.memory_bytes > 1 << 20, "{first:?}");
+        assert!(first.memory_bytes > 1 << 20 && first.device_memory_bytes.is_none(), "{first:?}");
         meters.stage(Stage::Fetch, Duration::from_secs(5), 50);
         meters.stage(Stage::Forward, Duration::from_secs(5), 50);
         let second = until(&told, 2).await;

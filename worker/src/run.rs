@@ -7,8 +7,8 @@
 use crate::{
     assemble::{self, Seams},
     cli::RunArgs,
-    http,
-    pipeline::{Drained, Pipeline, pool::PoolThreads},
+    http::{self, Health},
+    pipeline::{Drained, Pipeline, meters::Meters, pool::PoolThreads},
     progress::{Display, TICK},
     report::{self, Report},
 };
@@ -121,21 +121,26 @@ async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> R
     let retries = RetryPolicy { max_deferrals: MAX_DEFERRALS, ..RetryPolicy::default() };
     let broker = Arc::new(MemoryBroker::with_capacity(QUEUED_BATCHES).with_retries(retries).named(&worker));
     let ledger = Arc::new(MemoryLedger::new());
-    let seams = Seams { broker: broker.clone(), ledger: ledger.clone(), stores: stores.clone(), worker };
+    let meters = Arc::new(Meters::new());
+    let health = Health::new(meters.clone());
+    if let Some(address) = args.http {
+        http::serve(address, health.clone()).await.with_context(|| {
+            format!("the health endpoint cannot listen on {address}: choose another --http")
+        })?;
+    }
+    let used = devices.clone();
+    let seams =
+        Seams { broker: broker.clone(), ledger: ledger.clone(), stores: stores.clone(), worker, meters };
     let (mut pipeline, threads) =
         assemble::pipeline(&args.compute, devices, args.prefetch, spec.queue.clone(), seams, Some(file));
     let begun = Arc::new(Mutex::new(HashSet::new()));
     pipeline.begun = Some(begun.clone());
     let pipeline = Arc::new(pipeline);
+    health.at("loading the model");
     pipeline.jobs.model(&spec).await.context("the model cannot be used")?;
     broker.ensure_queue(&spec.queue).await?;
     let consumer = broker.consume(&spec.queue, args.prefetch).await?;
-    if let Some(address) = args.http {
-        let serving = http::serve(address, pipeline.meters.clone(), vec![consumer.attached()]).await;
-        serving.with_context(|| {
-            format!("the health endpoint cannot listen on {address}: choose another --http")
-        })?;
-    }
+    health.started(vec![consumer.attached()], used);
     let (opened, spec) = open_output(&spec, &stores).await?;
     if opened == Opened::Resumed {
         let found = begun_batches(&spec, &stores).await?;

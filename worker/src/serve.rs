@@ -7,8 +7,8 @@ use crate::{
     assemble::{self, Seams},
     cli::ServeArgs,
     heartbeat::Heartbeat,
-    http,
-    pipeline::{Drained, Pipeline},
+    http::{self, Health},
+    pipeline::{Drained, Pipeline, meters::Meters},
 };
 use anyhow::{Context, Result};
 use std::sync::Arc;
@@ -30,41 +30,48 @@ use trawl_common::{
 /// If a device, RabbitMQ, Redis or the health endpoint is not to be had.
 pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     tls::install_crypto_provider();
+    let meters = Arc::new(Meters::new());
+    let health = Health::new(meters.clone());
+    if let Some(address) = args.http {
+        http::serve(address, health.clone()).await.with_context(|| {
+            format!("the health endpoint cannot listen on {address}: choose another --http")
+        })?;
+    }
+    health.at("looking for its devices");
     let compute = args.compute.clone();
     let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;
     let worker = assemble::worker_name();
     let (amqp, redis) = (args.services.amqp().await?, args.services.redis().await?);
+    health.at("connecting to RabbitMQ");
     let broker = RabbitBroker::connect_over(&amqp.url, RetryPolicy::default(), amqp.tls).await?;
     let broker: Arc<dyn Broker> = Arc::new(broker.named(&worker));
+    health.at("connecting to Redis");
     let redis = RedisLedger::connect_over(&redis.url, &redis.tls).await?;
     redis.warn_if_evicting().await;
     let fleet: Arc<dyn Fleet> = Arc::new(RedisFleet::beside(&redis));
     let ledger: Arc<dyn Ledger> = Arc::new(redis);
+    health.at("subscribing to its queues");
     let mut consumers = Vec::with_capacity(args.queue.len());
     for queue in &args.queue {
         broker.ensure_queue(queue).await?;
         consumers.push(broker.consume(queue, args.prefetch).await?);
     }
-    let seams = Seams { broker, ledger, stores: Stores::new(), worker };
+    let seams = Seams { broker, ledger, stores: Stores::new(), worker, meters };
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    let used = devices.clone();
     let queues: Vec<&str> = args.queue.iter().map(QueueName::as_str).collect();
     let first = args.queue.first().context("a lane is served")?.clone();
     let (mut pipeline, threads) =
         assemble::pipeline(&args.compute, devices, args.prefetch, first, seams, None);
     pipeline.reclaim_after = args.reclaim_after();
     let pipeline = Arc::new(pipeline);
-    if let Some(address) = args.http {
-        let attached = consumers.iter().map(|consumer| consumer.attached()).collect();
-        http::serve(address, pipeline.meters.clone(), attached).await.with_context(|| {
-            format!("the health endpoint cannot listen on {address}: choose another --http")
-        })?;
-    }
+    health.started(consumers.iter().map(|consumer| consumer.attached()).collect(), used.clone());
     tracing::info!(
         worker = %pipeline.worker, queue = %queues.join(","), device = %shown.join(","),
         threads = args.compute.thread_count(), prefetch = args.prefetch, "worker ready"
     );
     let lanes = queues.into_iter().map(str::to_owned).collect();
-    let heartbeat = Heartbeat::start(fleet, &pipeline, shown.join(","), lanes, &shutdown);
+    let heartbeat = Heartbeat::start(fleet, &pipeline, used, lanes, &shutdown);
     let drained = serve_all(&args, &pipeline, consumers, &shutdown).await;
     heartbeat.end().await;
     // The threads end after what they are at, which may be a long forward pass; whoever asked twice does

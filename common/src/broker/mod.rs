@@ -7,6 +7,7 @@
 
 pub mod memory;
 pub mod rabbit;
+pub mod reconnects;
 pub mod topology;
 
 use crate::job::QueueName;

@@ -4,7 +4,7 @@ use super::{
     line::{Call, Line},
     weather::Service,
 };
-use crate::storage::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError};
+use crate::storage::{ListPage, Object, ObjectMeta, Passing, PutOutcome, Storage, StorageError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{
@@ -34,6 +34,7 @@ impl FaultyStorage {
         let failed = |reason: &str| StorageError::Transient {
             store: self.inner.name().to_owned(),
             key: key.to_owned(),
+            cause: Passing::Unavailable,
             reason: reason.to_owned(),
         };
         self.line.call(Call::new(Service::Storage, format!("{what} {key}")), failed, work).await

@@ -7,7 +7,7 @@
 
 mod walk;
 
-use super::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError};
+use super::{ListPage, Object, ObjectMeta, Passing, PutOutcome, Storage, StorageError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{
@@ -72,8 +72,10 @@ impl LocalStorage {
                 reason: "no space is left: free some, or write elsewhere".into(),
             },
             // A network file system that lost its server.
-            Some(libc::ESTALE | libc::ETIMEDOUT | libc::EMFILE | libc::ENFILE) => {
-                StorageError::Transient { store, key: shown, reason: error.to_string() }
+            Some(code @ (libc::ESTALE | libc::ETIMEDOUT | libc::EMFILE | libc::ENFILE)) => {
+                let late = code == libc::ETIMEDOUT;
+                let cause = if late { Passing::TimedOut } else { Passing::Unavailable };
+                StorageError::Transient { store, key: shown, cause, reason: error.to_string() }
             }
             _ => StorageError::Other { store, key: shown, reason: error.to_string() },
         }
@@ -122,7 +124,8 @@ impl LocalStorage {
         }
         let reason = format!("it shrank from {len} to {} bytes while it was read", bytes.len());
         let key = self.root.join(key).to_string_lossy().into_owned();
-        Err(StorageError::Transient { store: self.name.to_string(), key, reason })
+        let (store, cause) = (self.name.to_string(), Passing::Unavailable);
+        Err(StorageError::Transient { store, key, cause, reason })
     }
 
     /// Writes `bytes` to a temporary file beside `path`, flushed, creating the folders on the way.

@@ -5,6 +5,7 @@
 //! is [`StorageError::NotFound`], never a transient error. Real: [`s3`] (aws-sdk-s3), [`local`] (folders).
 //! In memory: [`memory`]. All pass `contract::storage`. No type of a client library crosses this seam.
 
+pub mod counted;
 pub mod local;
 pub mod memory;
 pub mod probe;
@@ -60,6 +61,8 @@ pub enum StorageError {
         store: String,
         /// The object.
         key: String,
+        /// What kind of trouble it is.
+        cause: Passing,
         /// What happened, without secrets.
         reason: String,
     },
@@ -81,6 +84,17 @@ pub enum StorageError {
         /// What happened.
         reason: String,
     },
+}
+
+/// Trouble with a store that passes, by what may be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passing {
+    /// The store says that it is asked too much at once.
+    Throttled,
+    /// No answer, or no end of one, in time.
+    TimedOut,
+    /// A connection that cannot be made or breaks, or a store that is in trouble itself.
+    Unavailable,
 }
 
 impl StorageError {

@@ -136,7 +136,7 @@ impl<S: Storage> Storage for RetryingStorage<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::memory::MemoryStorage;
+    use crate::storage::{Passing, memory::MemoryStorage};
     use std::sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -166,6 +166,7 @@ mod tests {
                 Ok(_) => Err(StorageError::Transient {
                     store: "s3://flaky".into(),
                     key: String::new(),
+                    cause: Passing::Throttled,
                     reason: "slow down".into(),
                 }),
             }
@@ -185,8 +186,12 @@ mod tests {
             if self.fail().is_ok() {
                 return self.inner.list(prefix, after);
             }
-            let error =
-                StorageError::Transient { store: String::new(), key: String::new(), reason: "reset".into() };
+            let error = StorageError::Transient {
+                store: String::new(),
+                key: String::new(),
+                cause: Passing::Unavailable,
+                reason: "reset".into(),
+            };
             self.inner.list(prefix, after).take(1).chain(stream::iter([Err(error)])).boxed()
         }
         async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {

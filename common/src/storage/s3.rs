@@ -10,7 +10,10 @@
 
 mod errors;
 
-use super::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError, retry::RetryingStorage};
+use super::{
+    ListPage, Object, ObjectMeta, Passing, PutOutcome, Storage, StorageError, counted::Counted,
+    retry::RetryingStorage,
+};
 use crate::telemetry::Redacted;
 use async_trait::async_trait;
 use aws_config::{
@@ -63,8 +66,8 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// The most that S3 gives in one page.
 const PAGE_OBJECTS: i32 = 1000;
 
-/// A bucket, with retries.
-pub type S3Storage = RetryingStorage<S3Bucket>;
+/// A bucket, with retries, each of which is counted.
+pub type S3Storage = RetryingStorage<Counted<S3Bucket>>;
 
 /// Where a store is and who we are, given outright instead of taken from the environment.
 #[derive(Clone)]
@@ -88,7 +91,7 @@ impl fmt::Debug for S3Config {
     }
 }
 
-impl RetryingStorage<S3Bucket> {
+impl S3Storage {
     /// The bucket as the environment describes its store: `AWS_ENDPOINT_URL` (then with the bucket in the path),
     /// `AWS_REGION`, `AWS_PROFILE` and the files of the AWS tools, and their ways to find credentials.
     /// Nothing is sent: the first request says whether bucket and credentials are good.
@@ -108,7 +111,7 @@ impl RetryingStorage<S3Bucket> {
             .await;
         let own_endpoint = shared.endpoint_url().is_some() || env::var_os("AWS_ENDPOINT_URL_S3").is_some();
         let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(own_endpoint).build();
-        Self::new(S3Bucket::new(bucket, Client::from_conf(config)))
+        Self::new(Counted::new(S3Bucket::new(bucket, Client::from_conf(config))))
     }
 
     /// The bucket at a store that is described outright; the environment plays no part.
@@ -124,7 +127,7 @@ impl RetryingStorage<S3Bucket> {
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(stall_protection())
             .build();
-        Self::new(S3Bucket::new(bucket, Client::from_conf(config)))
+        Self::new(Counted::new(S3Bucket::new(bucket, Client::from_conf(config))))
     }
 }
 
@@ -163,8 +166,8 @@ impl S3Bucket {
         format!("{}/{key}", self.name)
     }
 
-    fn transient(&self, key: &str, reason: impl Into<String>) -> StorageError {
-        StorageError::Transient { store: self.name.clone(), key: self.url(key), reason: reason.into() }
+    fn transient(&self, key: &str, cause: Passing, reason: impl Into<String>) -> StorageError {
+        StorageError::Transient { store: self.name.clone(), key: self.url(key), cause, reason: reason.into() }
     }
 
     fn other(&self, key: &str, reason: impl Into<String>) -> StorageError {
@@ -178,7 +181,8 @@ impl S3Bucket {
         match tokio::time::timeout(allowed, reading).await {
             Ok(result) => result,
             Err(_) => {
-                Err(self.transient(key, format!("{length} bytes took longer than {} s", allowed.as_secs())))
+                let reason = format!("{length} bytes took longer than {} s", allowed.as_secs());
+                Err(self.transient(key, Passing::TimedOut, reason))
             }
         }
     }
@@ -192,11 +196,10 @@ impl S3Bucket {
         let capacity = usize::try_from(length).map_err(|_| self.other(key, "it does not fit into memory"))?;
         let mut bytes = BytesMut::with_capacity(capacity);
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|e| self.transient(key, errors::chain(&e)))?;
+            let chunk = chunk.map_err(|e| self.transient(key, Passing::Unavailable, errors::chain(&e)))?;
             if bytes.len() + chunk.len() > capacity {
-                return Err(
-                    self.transient(key, format!("the body has more than the {length} bytes announced"))
-                );
+                let reason = format!("the body has more than the {length} bytes announced");
+                return Err(self.transient(key, Passing::Unavailable, reason));
             }
             if chunk.len() == capacity {
                 // The whole body in one piece, as small objects come: nothing to copy.
@@ -208,7 +211,8 @@ impl S3Bucket {
         if bytes.len() == capacity {
             return Ok(bytes.freeze());
         }
-        Err(self.transient(key, format!("the body ended after {} of {length} bytes", bytes.len())))
+        let reason = format!("the body ended after {} of {length} bytes", bytes.len());
+        Err(self.transient(key, Passing::Unavailable, reason))
     }
 
     /// A length that a store announced; none at all is no answer of an S3.

@@ -3,7 +3,7 @@
 //! Keys of rows are whole names over any number of stores; this is the map from such a name to the store
 //! and the key in it. Opening does no request: the first use of a store says whether it is there.
 
-use super::{Storage, local::LocalStorage, memory::MemoryStorage, s3::S3Storage};
+use super::{Storage, counted::Counted, local::LocalStorage, memory::MemoryStorage, s3::S3Storage};
 use crate::location::Location;
 use std::{
     collections::HashMap,
@@ -44,9 +44,9 @@ impl Stores {
             return store.clone();
         }
         let made: Arc<dyn Storage> = match location {
-            Location::Local { .. } => Arc::new(LocalStorage::new("/")),
+            Location::Local { .. } => Arc::new(Counted::new(LocalStorage::new("/"))),
             Location::S3 { bucket, .. } if self.buckets_in_memory => {
-                Arc::new(MemoryStorage::new(format!("s3://{bucket}")))
+                Arc::new(Counted::new(MemoryStorage::new(format!("s3://{bucket}"))))
             }
             Location::S3 { bucket, .. } => Arc::new(S3Storage::from_env(bucket).await),
         };

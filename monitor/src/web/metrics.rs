@@ -6,7 +6,7 @@
 use crate::{Monitor, watch::Health};
 use axum::{
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
 use prometheus_client::{
@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
-use trawl_common::ledger::JobState;
+use trawl_common::{exposition, ledger::JobState};
 
 /// Each question of the poller is bounded by some seconds; after this time it hangs.
 const STUCK_AFTER: Duration = Duration::from_secs(180);
@@ -56,9 +56,10 @@ struct Build {
 type Decimal = Gauge<f64, AtomicU64>;
 
 /// `GET /metrics`.
-pub async fn metrics(State(monitor): State<Arc<Monitor>>) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], render(&monitor))
+pub async fn metrics(State(monitor): State<Arc<Monitor>>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let (kind, text) = exposition::answer(accept, render(&monitor));
+    ([(header::CONTENT_TYPE, kind)], text)
 }
 
 /// `GET /livez`.

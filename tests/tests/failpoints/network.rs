@@ -6,6 +6,7 @@ use std::{
     net::TcpStream,
     time::{Duration, Instant},
 };
+use trawl_common::broker::reconnects::Lost;
 use trawl_tests::{
     programs::{make_model, run, tiny_model},
     proxy::{Direction, Fault, Proxy},
@@ -45,6 +46,7 @@ fn a_half_open_connection_is_noticed_within_a_few_heartbeats() {
     scene.assert_exact(&job, 12, 48);
     scene.queue_is_empty();
     assert!(worker.metric("trawl_redeliveries_total") >= 1.0, "what it held was delivered again");
+    assert!(worker.metric("trawl_amqp_reconnects_total{reason=\"heartbeat\"}") >= 1.0);
 }
 
 #[test]
@@ -87,6 +89,12 @@ fn a_broker_that_resets_every_connection_for_a_while_is_waited_for() {
     scene.assert_exact(&job, 10, 40);
     scene.queue_is_empty();
     assert!(worker.http("/readyz").starts_with("200"));
+    let series = |reason: &str| format!("trawl_amqp_reconnects_total{{reason=\"{reason}\"}}");
+    let again = |reason: &str| worker.metric(&series(reason));
+    let counted: Vec<f64> = Lost::ALL.map(|lost| again(lost.name())).into();
+    // The subscription's, and the publisher's where that was needed.
+    assert!(again("io") + again("other") >= 1.0, "{counted:?}");
+    assert!(worker.http("/startupz").starts_with("200"), "it has not started anew");
 }
 
 /// One command in Redis's inline form, past any proxy; its one-line answer.

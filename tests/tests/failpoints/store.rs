@@ -87,7 +87,10 @@ fn a_store_that_throttles_all_the_time_costs_only_time() {
     let job = job_id(run(submit.env("AWS_ENDPOINT_URL", &url)));
     let worker = scene.worker_with(HTTP, &[("AWS_ENDPOINT_URL", &url)]);
     scene.assert_exact(&job, 5, 40);
+    let throttled = worker.metric("trawl_store_throttled_total");
     let (struck, requests) = (front.struck(Misdeed::SlowDown), front.requests());
+    // The answer to a HEAD has no body, and so no word of throttling.
+    assert!(throttled >= 1.0 && throttled <= struck as f64, "{throttled} counted of {struck}");
     assert!(struck * 10 > requests * 2, "{struck} of {requests} is not 30 %");
     assert_eq!(batches(&worker, "retried"), 0, "no batch needed a second attempt");
     assert_eq!(conflicts(&worker, "self") + conflicts(&worker, "other"), 0);

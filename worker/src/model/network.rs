@@ -101,11 +101,22 @@ pub(super) fn pass(module: &Module, input: &Input, images: &[&[u8]]) -> Result<O
 }
 
 /// Bytes of `device`'s memory that this process holds, in use or kept for use; `None` for the CPU, and before the first.
-pub fn device_memory(device: Device) -> Option<u64> {
+fn device_memory(device: Device) -> Option<u64> {
     match device {
         Device::Cpu => None,
         Device::Cuda(n) => shim::device_memory(n),
     }
+}
+
+/// The same of all `devices` that have it, and not on a tokio thread: the allocator may be waiting for its device.
+pub async fn device_memories(devices: &[Device]) -> Vec<(Device, u64)> {
+    let on_gpu: Vec<Device> = devices.iter().copied().filter(|device| *device != Device::Cpu).collect();
+    if on_gpu.is_empty() {
+        return Vec::new();
+    }
+    let ask =
+        move || on_gpu.into_iter().filter_map(|device| Some((device, device_memory(device)?))).collect();
+    tokio::task::spawn_blocking(ask).await.unwrap_or_default()
 }
 
 fn collect(y: &Tensor, images: usize) -> Result<Outputs, ModelError> {

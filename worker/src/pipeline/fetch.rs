@@ -23,7 +23,7 @@ use trawl_common::{
     disposition::Failure,
     error_code::ErrorCode,
     location::Location,
-    storage::{Object, Storage, StorageError, Stores, retry::transient_errors},
+    storage::{Object, Passing, Storage, StorageError, Stores, retry::transient_errors},
 };
 
 /// The bytes budget is counted in units of this size, to fit the semaphore's 32 bits.
@@ -242,8 +242,8 @@ impl Fetcher {
         let store = self.stores.open(&place).await;
         trawl_common::failpoint::hit(trawl_common::failpoint::FETCH_BEFORE).await;
         if trawl_common::failpoint::error(trawl_common::failpoint::FETCH_ERROR) {
-            let (store, key) = (store.name().to_owned(), image.key.clone());
-            return Err(StorageError::Transient { store, key, reason: "a failpoint".into() }.into());
+            let (store, key, cause) = (store.name().to_owned(), image.key.clone(), Passing::Unavailable);
+            return Err(StorageError::Transient { store, key, cause, reason: "a failpoint".into() }.into());
         }
         let object = match store.get(place.key(), self.limits.max_image_bytes).await {
             Ok(object) => object,

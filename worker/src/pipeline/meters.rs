@@ -1,9 +1,17 @@
 //! The stage clock and the counters: what `/metrics` shows and what the end-of-run report is made of.
 //!
 //! Every stage reports here; nothing here ever changes what a stage does. Labels come from closed sets
-//! only: no key, job or message text.
+//! only: no key, job or message text. All series of a closed set are there from the start, at zero, so that rates and
+//! ratios of what has not happened yet can be asked for.
 
-use crate::ceilings::{Ceilings, Lanes};
+use super::{
+    outcomes::{BatchEnd, Quarantine, Winner},
+    tallies::Tallies,
+};
+use crate::{
+    ceilings::{Ceilings, Lanes},
+    model::Device,
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -39,6 +47,16 @@ struct CodeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeviceLabel {
+    device: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabel {
     version: &'static str,
 }
@@ -69,6 +87,9 @@ pub struct Meters {
     batches: Family<OutcomeLabel, Counter>,
     errors: Family<CodeLabel, Counter>,
     conflicts: Family<OutcomeLabel, Counter>,
+    quarantined: Family<ReasonLabel, Counter>,
+    tallies: Tallies,
+    device_memory: Family<DeviceLabel, Gauge>,
     durations: Family<StageLabel, Histogram>,
     fill: Histogram,
     /// When something was last done, on a clock that no one sets.
@@ -91,7 +112,6 @@ impl Default for Meters {
 impl Meters {
     /// All at zero.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("trawl");
         let durations =
             Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS));
         let meters = Self {
@@ -104,6 +124,9 @@ impl Meters {
             batches: Family::default(),
             errors: Family::default(),
             conflicts: Family::default(),
+            quarantined: Family::default(),
+            tallies: Tallies::default(),
+            device_memory: Family::default(),
             durations,
             fill: Histogram::new((1..=10).map(|tenth| f64::from(tenth) / 10.0)),
             began: Instant::now(),
@@ -115,39 +138,82 @@ impl Meters {
             ceilings: Family::default(),
             registry: Registry::default(),
         };
+        let registry = meters.registered();
+        let meters = Self { registry, ..meters };
+        meters.begin_at_zero();
+        meters
+    }
+
+    /// Everything by its name.
+    fn registered(&self) -> Registry {
+        let mut registry = Registry::with_prefix("trawl");
         let build = Family::<BuildLabel, Gauge>::default();
         build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("build_info", "Version of this worker", build);
-        registry.register("images", "Images by outcome", meters.images.clone());
-        registry.register("image_errors", "Failed images by code", meters.errors.clone());
-        registry.register("batches", "Batches by outcome", meters.batches.clone());
+        registry.register("images", "Images by outcome", self.images.clone());
+        registry.register("image_errors", "Failed images by code", self.errors.clone());
+        registry.register("batches", "Batches by outcome", self.batches.clone());
         registry.register(
             "commit_conflicts",
             "Parts that were there already, by winner",
-            meters.conflicts.clone(),
+            self.conflicts.clone(),
         );
-        registry.register("image_bytes", "Bytes read from stores", meters.image_bytes.clone());
-        registry.register("redeliveries", "Deliveries seen before", meters.redeliveries.clone());
-        registry.register("reclaims", "Batches taken over from slower workers", meters.reclaims.clone());
-        registry.register("inflight_batches", "Batches in work", meters.inflight_batches.clone());
+        registry.register(
+            "quarantined",
+            "Batches set aside: worked on alone or given up to the dead letters, by reason",
+            self.quarantined.clone(),
+        );
+        registry.register(
+            "device_memory_bytes",
+            "Memory of a CUDA device that this process holds, in use or kept for use",
+            self.device_memory.clone(),
+        );
+        registry.register("image_bytes", "Bytes read from stores", self.image_bytes.clone());
+        registry.register("redeliveries", "Deliveries seen before", self.redeliveries.clone());
+        registry.register("reclaims", "Batches taken over from slower workers", self.reclaims.clone());
+        registry.register("inflight_batches", "Batches in work", self.inflight_batches.clone());
         registry.register(
             "last_commit_timestamp_seconds",
             "Time of the last commit",
-            meters.last_commit.clone(),
+            self.last_commit.clone(),
         );
-        registry.register("batch_fill_ratio", "Images in a micro-batch over its size", meters.fill.clone());
+        registry.register("batch_fill_ratio", "Images in a micro-batch over its size", self.fill.clone());
         registry.register_with_unit(
             "stage_duration",
             "Time in a stage",
             Unit::Seconds,
-            meters.durations.clone(),
+            self.durations.clone(),
         );
         registry.register(
             "stage_ceiling_images_per_second",
             "What a stage alone would let through, from what it has done so far; on the CPU decode and forward share the threads",
-            meters.ceilings.clone(),
+            self.ceilings.clone(),
         );
-        Self { registry, ..meters }
+        self.tallies.register(&mut registry);
+        registry
+    }
+
+    /// Makes each series of the closed sets.
+    fn begin_at_zero(&self) {
+        for outcome in ["ok", "error"] {
+            drop(self.images.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for code in ErrorCode::ALL {
+            drop(self.errors.get_or_create(&CodeLabel { code: code.as_str() }));
+        }
+        for outcome in BatchEnd::ALL.map(BatchEnd::name) {
+            drop(self.batches.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for outcome in Winner::ALL.map(Winner::name) {
+            drop(self.conflicts.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for reason in Quarantine::ALL.map(Quarantine::name) {
+            drop(self.quarantined.get_or_create(&ReasonLabel { reason }));
+        }
+        for stage in Stage::ALL.map(Stage::name) {
+            drop(self.durations.get_or_create(&StageLabel { stage }));
+        }
+        self.tallies.take_over();
     }
 
     /// Says how many objects may be read at once from now on.
@@ -225,7 +291,7 @@ impl Meters {
 
     /// Records a committed batch.
     pub fn committed(&self, ok: u64, errors: impl IntoIterator<Item = (ErrorCode, u64)>) {
-        self.batch("done");
+        self.batch(BatchEnd::Done);
         self.computed.fetch_add(ok, Ordering::Relaxed);
         self.images.get_or_create(&OutcomeLabel { outcome: "ok" }).inc_by(ok);
         for (code, count) in errors {
@@ -236,18 +302,30 @@ impl Meters {
         self.last_commit.set(i64::try_from(trawl_common::config::unix_ms() / 1000).unwrap_or(i64::MAX));
     }
 
-    /// Records a batch that ended in another way: `skipped`, `requeued`, `retried`, `dead`.
-    pub fn batch(&self, outcome: &'static str) {
-        self.batches.get_or_create(&OutcomeLabel { outcome }).inc();
+    /// Records how a batch ended; [`Meters::committed`] does so for those that are done.
+    pub fn batch(&self, end: BatchEnd) {
+        self.batches.get_or_create(&OutcomeLabel { outcome: end.name() }).inc();
     }
 
-    /// Records a part that was there before ours: put by `self` in a lost attempt, or by `other`.
-    pub fn conflict(&self, winner: &'static str) {
-        self.conflicts.get_or_create(&OutcomeLabel { outcome: winner }).inc();
+    /// Records a part that was there before ours.
+    pub fn conflict(&self, winner: Winner) {
+        self.conflicts.get_or_create(&OutcomeLabel { outcome: winner.name() }).inc();
+    }
+
+    /// Records a batch that is set aside.
+    pub fn quarantine(&self, reason: Quarantine) {
+        self.quarantined.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
+    }
+
+    /// Says how many bytes of a device's memory this process holds.
+    pub fn set_device_memory(&self, device: Device, bytes: u64) {
+        let label = DeviceLabel { device: device.to_string() };
+        self.device_memory.get_or_create(&label).set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The Prometheus text.
     pub fn render(&self) -> String {
+        self.tallies.take_over();
         for ceiling in self.ceilings().iter().flat_map(|ceilings| &ceilings.stages) {
             let gauge = self.ceilings.get_or_create(&StageLabel { stage: ceiling.stage.name() });
             gauge.set(ceiling.images_per_second);
@@ -267,7 +345,9 @@ mod tests {
         let meters = Meters::new();
         meters.stage(Stage::Decode, Duration::from_millis(2), 1);
         meters.committed(3, [(ErrorCode::Truncated, 1)]);
-        meters.conflict("other");
+        meters.conflict(Winner::Other);
+        meters.quarantine(Quarantine::Alone);
+        meters.set_device_memory(Device::Cuda(1), 7 << 30);
         meters.micro_batch(8, 16);
         meters.set_lanes(Lanes { threads: 2, devices: 0, fetches: 1, batches: 1 });
         meters.set_fetches(48);
@@ -281,11 +361,37 @@ mod tests {
             "trawl_stage_duration_seconds_sum{stage=\"decode\"} 0.002",
             "trawl_commit_conflicts_total{outcome=\"other\"} 1",
             "trawl_batch_fill_ratio_count 1",
+            "trawl_quarantined_total{reason=\"alone\"} 1",
+            "trawl_device_memory_bytes{device=\"cuda:1\"} 7516192768",
             "trawl_build_info{version=",
             "trawl_stage_ceiling_images_per_second{stage=\"decode\"} 1000.0",
         ] {
             assert!(text.contains(name), "{name} is not in\n{text}");
         }
         assert_eq!(meters.total(Stage::Decode).count, 1);
+    }
+
+    #[test]
+    fn what_has_not_happened_yet_is_there_at_zero() {
+        let text = Meters::new().render();
+        for series in [
+            "trawl_images_total{outcome=\"error\"} 0",
+            "trawl_image_errors_total{code=\"crashed_worker\"} 0",
+            "trawl_batches_total{outcome=\"dead\"} 0",
+            "trawl_commit_conflicts_total{outcome=\"self\"} 0",
+            "trawl_quarantined_total{reason=\"one_by_one\"} 0",
+            "trawl_stage_duration_seconds_count{stage=\"forward\"} 0",
+        ] {
+            assert!(text.contains(series), "{series} is not in\n{text}");
+        }
+        // Those of the whole process, where other tests count too.
+        for series in [
+            "trawl_amqp_reconnects_total{reason=\"heartbeat\"} ",
+            "trawl_store_requests_total{op=\"put\",code=\"throttled\"} ",
+            "trawl_store_throttled_total ",
+        ] {
+            assert!(text.contains(series), "{series} is not in\n{text}");
+        }
+        assert!(!text.contains("trawl_device_memory_bytes{"), "the CPU has none");
     }
 }

@@ -16,6 +16,7 @@ pub mod intake;
 pub mod journal;
 pub mod knees;
 pub mod meters;
+pub mod outcomes;
 pub mod pace;
 pub mod pool;
 pub mod settle;
@@ -23,6 +24,7 @@ pub mod sink;
 pub mod sizing;
 pub mod solo;
 pub mod tail;
+mod tallies;
 
 use crate::jobs::Jobs;
 use batch::{BatchRows, OpenBatch};

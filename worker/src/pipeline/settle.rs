@@ -4,7 +4,12 @@
 //! redelivery that finds the part and skips the model. Nobody else acks. A part that is there already is
 //! the truth, whoever wrote it: its footer is what gets counted.
 
-use super::{Pipeline, meters::Stage, sink::EncodedPart};
+use super::{
+    Pipeline,
+    meters::Stage,
+    outcomes::{BatchEnd, Quarantine, Winner},
+    sink::EncodedPart,
+};
 use crate::jobs::JobContext;
 use bytes::Bytes;
 use std::{
@@ -13,7 +18,7 @@ use std::{
 };
 use trawl_common::{
     batch::{BatchDescriptor, BatchNumber, FinalizeRequest, Message},
-    broker::{Delivery, Disposition, Publication},
+    broker::{Delivery, Disposition, Publication, topology::MAX_ATTEMPTS},
     disposition::{Failure, describe, disposition},
     job::{JobId, QueueName},
     ledger::{BatchOutcome, Completion, LedgerError},
@@ -109,20 +114,25 @@ impl Pipeline {
             Ok(_) => Disposition::Ack,
             Err(failure) => {
                 let disposition = disposition(failure);
-                let outcome = match &disposition {
-                    Disposition::Requeue | Disposition::Abandon => "requeued",
-                    Disposition::Retry { .. } => "retried",
-                    Disposition::Defer { .. } => "deferred",
-                    Disposition::DeadLetter { .. } => "dead",
-                    Disposition::Ack => "skipped",
+                let end = match &disposition {
+                    Disposition::Requeue | Disposition::Abandon => BatchEnd::Requeued,
+                    // The attempts are used up.
+                    Disposition::Retry { .. } if delivery.attempt >= MAX_ATTEMPTS => BatchEnd::Dead,
+                    Disposition::Retry { .. } => BatchEnd::Retried,
+                    Disposition::Defer { .. } => BatchEnd::Deferred,
+                    Disposition::DeadLetter { .. } => BatchEnd::Dead,
+                    Disposition::Ack => BatchEnd::Skipped,
                 };
-                self.meters.batch(outcome);
+                self.meters.batch(end);
+                if end == BatchEnd::Dead {
+                    self.meters.quarantine(Quarantine::dead(failure));
+                }
                 // Nobody works on it now. Not asked of a ledger that is away.
                 if let Some(Subject { job, batch, .. }) = subject.filter(|_| !is_ledgers(failure)) {
                     let _shown_too_long = self.ledger.release(job, *batch).await;
                 }
                 tracing::warn!(
-                    error = %describe(failure), attempt = delivery.attempt, outcome,
+                    error = %describe(failure), attempt = delivery.attempt, outcome = end.name(),
                     job.id = subject.map(|s| s.job.as_str()), batch.number = subject.map(|s| s.batch.0),
                     "a batch was not completed"
                 );
@@ -160,13 +170,13 @@ impl Pipeline {
     pub(super) async fn commit(&self, subject: &Subject, finished: Finished) -> Result<Committed, Failure> {
         let outcome = match finished {
             Finished::Dropped => {
-                self.meters.batch("skipped");
+                self.meters.batch(BatchEnd::Skipped);
                 return Ok(Committed::Batch);
             }
             Finished::Written(outcome) => outcome,
             Finished::Part { job, .. } if !self.jobs.is_current(&job).await? => {
                 // Its output was removed, and perhaps submitted anew: nothing of this one may be put there.
-                self.meters.batch("skipped");
+                self.meters.batch(BatchEnd::Skipped);
                 return Ok(Committed::Batch);
             }
             Finished::Part { job, part, journalled } => {
@@ -189,7 +199,7 @@ impl Pipeline {
         if completion.first {
             self.meters.committed(outcome.images_ok, outcome.errors);
         } else {
-            self.meters.batch("skipped");
+            self.meters.batch(BatchEnd::Skipped);
         }
         Ok(if completion.job_done { Committed::LastOfJob } else { Committed::Batch })
     }
@@ -233,9 +243,9 @@ impl Pipeline {
             )));
         }
         if winner.attempt_id == part.footer.attempt_id {
-            self.meters.conflict("self");
+            self.meters.conflict(Winner::Own);
         } else {
-            self.meters.conflict("other");
+            self.meters.conflict(Winner::Other);
         }
         Ok(winner.outcome())
     }

@@ -10,6 +10,7 @@ use super::{
     Pipeline,
     batch::{BatchRows, OpenBatch},
     journal::Journal,
+    outcomes::Quarantine,
 };
 use crate::jobs::JobContext;
 use std::sync::Arc;
@@ -72,7 +73,9 @@ impl Pipeline {
             one_by_one = journal.one_by_one(), blamed = journal.blamed().count(),
             "a batch came back without a word; it is worked on alone"
         );
-        let ended = match journal.one_by_one() {
+        let one_by_one = journal.one_by_one();
+        self.meters.quarantine(if one_by_one { Quarantine::OneByOne } else { Quarantine::Alone });
+        let ended = match one_by_one {
             false => solo.whole(&mut journal, &mut rows, last).await,
             true => solo.one_by_one(&mut journal, &mut rows, last).await,
         };

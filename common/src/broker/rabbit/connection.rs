@@ -4,7 +4,7 @@
 //! Errors name host and port; the URL with its password must never get into a text.
 
 use crate::{
-    broker::BrokerError,
+    broker::{BrokerError, reconnects::Lost},
     tls::{self, TlsFiles},
 };
 use lapin::{
@@ -252,6 +252,17 @@ pub(super) fn words(error: &lapin::Error) -> String {
         ErrorKind::ProtocolError(error) => error.get_message().to_string(),
         ErrorKind::IOError(error) => error.to_string(),
         _ => error.to_string(),
+    }
+}
+
+/// What such an error of a connection that stood tells of its end.
+pub(super) fn lost(error: &lapin::Error) -> Lost {
+    match error.kind() {
+        ErrorKind::MissingHeartbeatError => Lost::Heartbeat,
+        _ if error.is_io_error() => Lost::Io,
+        _ if error.is_amqp_hard_error() => Lost::Closed,
+        _ if error.is_amqp_soft_error() => Lost::Channel,
+        _ => Lost::Other,
     }
 }
 

@@ -6,7 +6,7 @@
 //! The supervisor must never hold more than the prefetch, nor hand out what the broker has taken back.
 
 use super::{
-    connection::{Endpoint, Waits},
+    connection::{self, Endpoint, Waits},
     declare,
     publisher::Publisher,
     settlement::{RabbitSettlement, Settler},
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     broker::{
         BrokerError, Consumer, Delivery, Disposition, Publication,
+        reconnects::{self, Lost},
         topology::{self, RetryPolicy},
     },
     job::QueueName,
@@ -241,23 +242,23 @@ impl Drop for Supervisor {
 
 impl Supervisor {
     async fn run(self, first: Attached) {
-        let mut next = Some(first);
+        let mut next = Ok(first);
         let mut waits = Waits::new();
         let end = loop {
-            let attached = match next.take() {
-                Some(attached) => attached,
-                None => match self.attach_again(&mut waits).await {
-                    Ok(attached) => attached,
+            let attached = match next {
+                Ok(attached) => attached,
+                Err(lost) => match self.attach_again(&mut waits).await {
+                    Ok(attached) => {
+                        reconnects::note(lost);
+                        attached
+                    }
                     Err(end) => break end,
                 },
             };
             let since = Instant::now();
-            match self.serve(attached).await {
-                Some(lost) => {
-                    tracing::warn!(queue = %self.subscription.queue, reason = lost, "subscription lost");
-                }
-                None => break End::Closed,
-            }
+            let Some((lost, reason)) = self.serve(attached).await else { break End::Closed };
+            tracing::warn!(queue = %self.subscription.queue, reason, "subscription lost");
+            next = Err(lost);
             if since.elapsed() >= GOOD_SESSION {
                 waits = Waits::new();
             }
@@ -267,7 +268,7 @@ impl Supervisor {
     }
 
     /// Hands deliveries over until the session is lost (and says why) or the consumer is closed (`None`).
-    async fn serve(&self, attached: Attached) -> Option<String> {
+    async fn serve(&self, attached: Attached) -> Option<(Lost, String)> {
         let Attached { settler, mut stream } = attached;
         let lost = loop {
             tokio::select! {
@@ -275,8 +276,8 @@ impl Supervisor {
                 () = self.stop.cancelled() => break None,
                 item = stream.next() => match item {
                     Some(Ok(message)) => self.inbox.put(inbound(&settler, message)),
-                    Some(Err(error)) => break Some(super::connection::words(&error)),
-                    None => break Some("the broker cancelled the consumer".to_owned()),
+                    Some(Err(error)) => break Some((connection::lost(&error), connection::words(&error))),
+                    None => break Some((Lost::Cancelled, "the broker cancelled the consumer".to_owned())),
                 },
             }
         };

@@ -7,7 +7,11 @@
 
 use super::connection::{self, Endpoint, Waits};
 use crate::{
-    broker::{BrokerError, topology},
+    broker::{
+        BrokerError,
+        reconnects::{self, Lost},
+        topology,
+    },
     config::unix_ms,
 };
 use lapin::{
@@ -123,6 +127,8 @@ pub(super) struct Publisher {
 /// Locked while connecting, never while a message is under way.
 struct Link {
     connection: Option<Arc<Connection>>,
+    /// What ended the connection before, until it is made again.
+    lost: Option<Lost>,
     failure: Option<Failure>,
 }
 
@@ -137,7 +143,7 @@ impl Publisher {
     pub(super) fn new(endpoint: Arc<Endpoint>, connection: Connection) -> Self {
         Self {
             endpoint,
-            link: AsyncMutex::new(Link { connection: Some(Arc::new(connection)), failure: None }),
+            link: AsyncMutex::new(Link { connection: Some(Arc::new(connection)), lost: None, failure: None }),
             idle: Mutex::new(Vec::new()),
             window: Semaphore::new(WINDOW),
         }
@@ -190,7 +196,9 @@ impl Publisher {
         {
             return Ok(connection.clone());
         }
-        link.connection = None;
+        if link.connection.take().is_some() {
+            link.lost = Some(Lost::Publisher);
+        }
         if let Some(failure) = link.failure.as_ref().filter(|failure| failure.at >= entered) {
             return Err(self.endpoint.unreachable(failure.reason.as_str()));
         }
@@ -199,6 +207,7 @@ impl Publisher {
             let error = match self.endpoint.connect("publisher").await {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
+                    link.lost.take().into_iter().for_each(reconnects::note);
                     link.connection = Some(connection.clone());
                     return Ok(connection);
                 }
@@ -218,7 +227,11 @@ impl Publisher {
 
     /// A connection on which a confirm does not come is not trusted with the next message.
     async fn timed_out(&self, queue: &str) -> BrokerError {
-        let connection = self.link.lock().await.connection.take();
+        let connection = {
+            let mut link = self.link.lock().await;
+            link.lost = link.connection.is_some().then_some(Lost::Unconfirmed).or(link.lost);
+            link.connection.take()
+        };
         self.lock_idle().clear();
         let blocked = connection.is_some_and(|connection| connection.status().blocked());
         let why = if blocked { ", it blocks publishers: is it out of memory or disk space?" } else { "" };

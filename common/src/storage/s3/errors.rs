@@ -4,7 +4,7 @@
 //! passed on, the request never is: its headers carry signatures.
 
 use super::S3Bucket;
-use crate::storage::StorageError;
+use crate::storage::{Passing, StorageError};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::error::Error;
@@ -55,25 +55,30 @@ impl S3Bucket {
                 let region = service.raw().headers().get("x-amz-bucket-region");
                 self.refused(key, service.raw().status().as_u16(), service.err(), region)
             }
-            SdkError::TimeoutError(_) => self.transient(key, "the request timed out"),
+            SdkError::TimeoutError(_) => self.transient(key, Passing::TimedOut, "the request timed out"),
             // An answer came and was cut off or garbled.
             SdkError::ResponseError(response) => {
                 let status = response.raw().status().as_u16();
                 let reason = format!("HTTP {status}: {}", chain(error));
                 let cut_off = response.raw().status().is_success();
-                if cut_off || is_transient_status(status) {
-                    self.transient(key, reason)
+                if cut_off {
+                    self.transient(key, Passing::Unavailable, reason)
+                } else if is_transient_status(status) {
+                    self.transient(key, passing("", status), reason)
                 } else {
                     self.other(key, reason)
                 }
             }
-            SdkError::DispatchFailure(dispatch) if dispatch.is_timeout() || dispatch.is_io() => {
-                self.transient(key, chain(error))
+            SdkError::DispatchFailure(dispatch) if dispatch.is_timeout() => {
+                self.transient(key, Passing::TimedOut, chain(error))
+            }
+            SdkError::DispatchFailure(dispatch) if dispatch.is_io() => {
+                self.transient(key, Passing::Unavailable, chain(error))
             }
             // The connection ended before an answer began. The SDK calls that no I/O error, but names a kind of
             // failure, which it does for nothing else here.
             SdkError::DispatchFailure(dispatch) if dispatch.as_other().is_some() => {
-                self.transient(key, chain(error))
+                self.transient(key, Passing::Unavailable, chain(error))
             }
             // Everything else happened before anything was sent: no credentials, an endpoint that is no URL,
             // a certificate that is not trusted.
@@ -145,8 +150,8 @@ impl S3Bucket {
                 | "InternalError"
                 | "ServiceUnavailable",
                 _,
-            ) => self.transient(key, reason),
-            (_, status) if is_transient_status(status) => self.transient(key, reason),
+            ) => self.transient(key, passing(code, status), reason),
+            (_, status) if is_transient_status(status) => self.transient(key, passing(code, status), reason),
             (_, 404) => StorageError::NotFound { key: self.url(key) },
             _ => self.other(key, reason),
         }
@@ -156,6 +161,18 @@ impl S3Bucket {
 /// Overload and outage. 501 and 505 are answers about what the store cannot do at all.
 fn is_transient_status(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 506..=599)
+}
+
+/// What kind of trouble a transient answer tells of. A 503 without a code is none of throttling: that of a proxy whose
+/// store is away looks the same.
+fn passing(code: &str, status: u16) -> Passing {
+    match (code, status) {
+        ("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded", _) | (_, 429) => {
+            Passing::Throttled
+        }
+        ("RequestTimeout", _) | (_, 408 | 504) => Passing::TimedOut,
+        _ => Passing::Unavailable,
+    }
 }
 
 /// Whether the cause is that there are no credentials, or that looking for them took too long. The SDK's
@@ -217,15 +234,18 @@ mod tests {
 
     #[test]
     fn codes_and_states_get_their_meaning() {
-        for (code, status) in [
-            ("SlowDown", 503),
-            ("", 503),
-            ("", 500),
-            ("", 429),
-            ("RequestTimeout", 400),
-            ("ConditionalRequestConflict", 409),
+        for (code, status, expected) in [
+            ("SlowDown", 503, Passing::Throttled),
+            ("", 503, Passing::Unavailable),
+            ("", 500, Passing::Unavailable),
+            ("", 429, Passing::Throttled),
+            ("RequestTimeout", 400, Passing::TimedOut),
+            ("", 504, Passing::TimedOut),
+            ("ConditionalRequestConflict", 409, Passing::Unavailable),
         ] {
-            assert!(refused(code, status).is_transient(), "{code} {status}");
+            let error = refused(code, status);
+            assert!(error.is_transient(), "{code} {status}");
+            assert!(matches!(error, StorageError::Transient { cause, .. } if cause == expected), "{error:?}");
         }
         for (code, status) in
             [("AccessDenied", 403), ("InvalidAccessKeyId", 403), ("ExpiredToken", 400), ("", 401)]
