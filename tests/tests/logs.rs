@@ -7,6 +7,7 @@ use serde_json::Value;
 use trawl_tests::{
     http_faults::{HttpFaults, Misdeed, Rule},
     programs::{Running, run, tiny_model},
+    proxy::{Fault, Proxy},
     scene::{PATIENCE, Scene, job_id},
 };
 
@@ -21,7 +22,12 @@ fn lines(worker: &Running, message: &str) -> Vec<Value> {
 }
 
 /// What concerns no single batch.
-const OF_NO_BATCH: &[&str] = &["worker ready", "drained", "subscribed again", "subscription lost"];
+const OF_NO_BATCH: &[&str] = &[
+    "cannot replace the connection",
+    "failpoints are set; this process is made to fail",
+    "subscription lost",
+    "not subscribed, trying again",
+];
 
 /// Every warning of the pipeline, and of what it calls, names job and batch.
 fn all_named(worker: &Running, job: &str) {
@@ -77,4 +83,23 @@ fn each_line_of_a_batch_says_which_one() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn a_ledger_that_is_away_is_said_of_each_batch() {
+    let scene = Scene::new("logs-ledger");
+    scene.bucket.upload_images(&scene.input(), 8);
+    let direct = scene.stack.get("TRAWL_REDIS_URL");
+    let proxy = Proxy::before(direct);
+    let job = job_id(run(&mut scene.submit(tiny_model(), &["--batch-size", "2"])));
+    let (url, points) = (proxy.url(direct), "settle.complete.before=pause:1s@1");
+    let variables = [("TRAWL_REDIS_URL", url.as_str()), ("TRAWL_FAILPOINTS", points)];
+    // The second batch is claimed while the first one waits for its commit.
+    let worker = scene.worker_with(&["--log-format", "json", "--prefetch", "2"], &variables);
+    worker.wait_for_log("failpoint reached", PATIENCE);
+    proxy.set(Fault::Reset);
+    worker.wait_for_log("still failing, trying again", PATIENCE);
+    proxy.heal();
+    scene.assert_exact(&job, 4, 8);
+    all_named(&worker, &job);
 }

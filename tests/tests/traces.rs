@@ -33,6 +33,80 @@ fn stages(spans: &[Span], process: &Span) -> BTreeMap<String, Span> {
     own.map(|span| (span.name.clone(), span.clone())).collect()
 }
 
+/// The span of the submission, with its children.
+fn submission(spans: &[Span], job: &str) -> Span {
+    let found: Vec<_> = spans.iter().filter(|span| span.name == "submit").collect();
+    let [submit] = found[..] else { panic!("{spans:#?}") };
+    assert_eq!((submit.kind, &*submit.parent, &*submit.service), (SpanKind::Producer, "", "trawl"));
+    assert_eq!((submit.get("trawl.job.id"), submit.get("trawl.batches")), (job, "12"));
+    let children = stages(spans, submit);
+    assert_eq!(children.keys().collect::<Vec<_>>(), ["enumerate", "plan", "publish"]);
+    assert_eq!(children["publish"].kind, SpanKind::Client);
+    submit.clone()
+}
+
+/// The spans of all deliveries: each of a trace of its own, linked to `submit`.
+fn deliveries(spans: &[Span], submit: &Span, queue: &str) -> Vec<Span> {
+    let name = format!("process {queue}");
+    let processes: Vec<_> = spans.iter().filter(|span| span.name == name).cloned().collect();
+    for process in &processes {
+        assert_eq!(
+            (process.kind, &*process.parent, &*process.service),
+            (SpanKind::Consumer, "", "gpu-fleet")
+        );
+        assert_eq!(process.links, [(submit.trace.clone(), submit.id.clone())], "{process:#?}");
+        assert_ne!(process.trace, submit.trace, "of its own");
+        for (name, value) in [
+            ("messaging.system", "rabbitmq"),
+            ("messaging.destination.name", queue),
+            ("messaging.operation.type", "process"),
+            ("trawl.job.id", submit.get("trawl.job.id")),
+        ] {
+            assert_eq!(process.get(name), value, "{name} of {process:#?}");
+        }
+        assert!(process.get("messaging.rabbitmq.message.delivery_tag").parse::<u64>().unwrap() > 0);
+    }
+    for kind in ["batch", "feed", "finalize"] {
+        assert!(processes.iter().any(|process| process.get("trawl.message.kind") == kind), "{processes:#?}");
+    }
+    processes
+}
+
+/// One span a delivery of each batch: two of the one that came `again`.
+fn assert_attempts(processes: &[Span], batches: usize, again: &str) {
+    let mut attempts = BTreeMap::<&str, Vec<&str>>::new();
+    for process in processes.iter().filter(|process| process.get("trawl.message.kind") == "batch") {
+        attempts.entry(process.get("trawl.batch.number")).or_default().push(process.get("trawl.attempt"));
+    }
+    assert_eq!(attempts.len(), batches, "{attempts:?}");
+    for (number, attempts) in &attempts {
+        let expected: &[&str] = if *number == again { &["0", "1"] } else { &["0"] };
+        assert_eq!(attempts, expected, "batch {number}");
+    }
+}
+
+/// A delivery that went well has each of its stages, one after the other, and says how it ended.
+fn assert_stages(spans: &[Span], process: &Span) {
+    assert_eq!((process.get("trawl.images"), process.get("trawl.images_ok")), ("2", "2"), "{process:#?}");
+    assert_eq!((process.get("trawl.images_failed"), process.get("trawl.outcome")), ("0", "done"));
+    for stage in ["fetch", "decode", "forward"] {
+        let spent: f64 = process.get(&format!("trawl.stage.{stage}_ms")).parse().unwrap();
+        assert!(spent > 0.0, "{stage} of {process:#?}");
+    }
+    let stages = stages(spans, process);
+    let order = ["wait", "claim", "compute", "encode", "put", "commit", "ack"];
+    let mut last = process.began;
+    for name in order {
+        let stage = stages.get(name).unwrap_or_else(|| panic!("no {name} in {stages:#?}"));
+        assert!(last <= stage.began && stage.began <= stage.ended, "{name} in {stages:#?}");
+        last = stage.ended;
+    }
+    assert!(last <= process.ended);
+    let (fetch, compute) = (&stages["fetch"], &stages["compute"]);
+    assert!(compute.began <= fetch.began && fetch.ended <= compute.ended);
+    assert_eq!(stages.len(), order.len() + 1, "{stages:#?}");
+}
+
 #[test]
 fn every_delivery_is_a_trace_that_links_to_its_submission() {
     let (scene, collector) = (Scene::new("traces"), Collector::start());
@@ -61,72 +135,17 @@ fn every_delivery_is_a_trace_that_links_to_its_submission() {
     assert_eq!(collector.header("authorization"), Some(format!("Bearer {SECRET}")));
 
     let spans = collector.spans();
-    let named = |name: &str| spans.iter().filter(|span| span.name == name).cloned().collect::<Vec<_>>();
-    let [submit] = &named("submit")[..] else { panic!("{spans:#?}") };
-    assert_eq!((submit.kind, &*submit.parent, &*submit.service), (SpanKind::Producer, "", "trawl"));
-    assert_eq!((submit.get("trawl.job.id"), submit.get("trawl.batches")), (&*job, "12"));
-    let children = stages(&spans, submit);
-    assert_eq!(children.keys().collect::<Vec<_>>(), ["enumerate", "plan", "publish"]);
-    assert_eq!(children["publish"].kind, SpanKind::Client);
+    let submit = submission(&spans, &job);
     let spec: serde_json::Value =
         serde_json::from_slice(&scene.bucket.get(&format!("{}/_trawl/job.json", scene.out()))).unwrap();
-    let traceparent = format!("00-{}-{}-01", submit.trace, submit.id);
-    assert_eq!(spec["trace"]["traceparent"], traceparent);
-
-    let queue = format!("trawl.{}", scene.name);
-    let processes = named(&format!("process {queue}"));
-    let mut attempts = BTreeMap::<String, Vec<String>>::new();
-    for process in &processes {
-        assert_eq!(
-            (process.kind, &*process.parent, &*process.service),
-            (SpanKind::Consumer, "", "gpu-fleet")
-        );
-        assert_eq!(process.links, [(submit.trace.clone(), submit.id.clone())], "{process:#?}");
-        assert_ne!(process.trace, submit.trace, "of its own");
-        for (name, value) in [
-            ("messaging.system", "rabbitmq"),
-            ("messaging.destination.name", &*queue),
-            ("messaging.operation.type", "process"),
-            ("trawl.job.id", &*job),
-        ] {
-            assert_eq!(process.get(name), value, "{name} of {process:#?}");
-        }
-        assert!(process.get("messaging.rabbitmq.message.delivery_tag").parse::<u64>().unwrap() > 0);
-        if process.get("trawl.message.kind") == "batch" {
-            let number = process.get("trawl.batch.number").to_owned();
-            attempts.entry(number).or_default().push(process.get("trawl.attempt").to_owned());
-        }
-    }
-    assert!(processes.iter().any(|process| process.get("trawl.message.kind") == "feed"), "{processes:#?}");
-    assert!(processes.iter().any(|process| process.get("trawl.message.kind") == "finalize"));
-    assert_eq!(attempts.len(), 12, "{attempts:?}");
+    assert_eq!(spec["trace"]["traceparent"], format!("00-{}-{}-01", submit.trace, submit.id));
+    let processes = deliveries(&spans, &submit, &format!("trawl.{}", scene.name));
     let (failed, good): (Vec<_>, Vec<_>) = processes.iter().partition(|process| process.failed);
     let [failed] = failed[..] else { panic!("{failed:#?}") };
     assert_eq!((failed.get("error.type"), failed.get("trawl.outcome")), ("storage", "retried"));
-    let again = failed.get("trawl.batch.number");
-    for (number, attempts) in &attempts {
-        let expected: &[&str] = if number == again { &["0", "1"] } else { &["0"] };
-        assert_eq!(attempts, expected, "batch {number}");
-    }
+    assert_attempts(&processes, 12, failed.get("trawl.batch.number"));
     for process in good.into_iter().filter(|process| process.get("trawl.message.kind") == "batch") {
-        assert_eq!((process.get("trawl.images"), process.get("trawl.images_ok")), ("2", "2"), "{process:#?}");
-        assert_eq!((process.get("trawl.images_failed"), process.get("trawl.outcome")), ("0", "done"));
-        for stage in ["fetch", "decode", "forward"] {
-            let spent: f64 = process.get(&format!("trawl.stage.{stage}_ms")).parse().unwrap();
-            assert!(spent > 0.0, "{stage} of {process:#?}");
-        }
-        let stages = stages(&spans, process);
-        let order = ["wait", "claim", "compute", "encode", "put", "commit", "ack"];
-        let mut last = process.began;
-        for name in order {
-            let stage = stages.get(name).unwrap_or_else(|| panic!("no {name} in {stages:#?}"));
-            assert!(last <= stage.began && stage.began <= stage.ended, "{name} in {stages:#?}");
-            last = stage.ended;
-        }
-        assert!(last <= process.ended);
-        let (fetch, compute) = (&stages["fetch"], &stages["compute"]);
-        assert!(compute.began <= fetch.began && fetch.ended <= compute.ended);
-        assert_eq!(stages.len(), order.len() + 1, "{stages:#?}");
+        assert_stages(&spans, process);
     }
     // The log says where to look.
     let line = log.lines().find(|line| line.contains("a batch was not completed")).expect("its line");
