@@ -151,6 +151,7 @@ impl JobArgs {
             orient: self.orient,
             precision: self.precision,
             created_unix_ms: unix_ms(),
+            trace: None,
         };
         spec.job = self.job_id.clone().unwrap_or_else(|| spec.derived_id());
         Ok(spec)

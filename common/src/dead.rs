@@ -108,6 +108,7 @@ mod tests {
             reason: reason.into(),
             worker: None,
             died_unix_ms: Some(7),
+            trace: None,
         }
     }
 

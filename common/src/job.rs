@@ -4,6 +4,7 @@
 //! whatever changes only speed is a flag of the worker and must never be. Wire JSON, version 1: the
 //! fixture in `common/fixtures/` is frozen, later versions must still read it.
 
+use crate::trace::{self, TraceContext};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{fmt, str::FromStr};
@@ -175,6 +176,10 @@ pub struct JobSpec {
     pub precision: Precision,
     /// When it was submitted, milliseconds since 1970; not part of the job's identity.
     pub created_unix_ms: u64,
+    /// The trace of the submission, if it had one: batches that are queued later belong to it too. Not part of the
+    /// job's identity.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::lenient")]
+    pub trace: Option<TraceContext>,
 }
 
 /// A job spec that this build cannot read.
@@ -244,6 +249,7 @@ impl JobSpec {
         if let Some(fields) = value.as_object_mut() {
             fields.remove("job");
             fields.remove("created_unix_ms");
+            fields.remove("trace");
             // The digest is the model; where its file lay is not.
             if let Some(model) = fields.get_mut("model").and_then(serde_json::Value::as_object_mut) {
                 model.remove("location");

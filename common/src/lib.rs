@@ -47,3 +47,4 @@ pub mod telemetry;
 pub mod terminal;
 pub mod text;
 pub mod tls;
+pub mod trace;

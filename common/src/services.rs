@@ -122,7 +122,7 @@ impl ServiceArgs {
 
 /// Refuses `amqp://`, `redis://` (or `valkey://`) and `http://` to a host that is not this one. What is no such URL is left
 /// to the client that reads it.
-fn refuse_plain(url: &str) -> Result<(), ServiceError> {
+pub(crate) fn refuse_plain(url: &str) -> Result<(), ServiceError> {
     let Some((scheme, rest)) = url.split_once("://") else { return Ok(()) };
     let scheme = scheme.to_ascii_lowercase();
     if !matches!(scheme.as_str(), "amqp" | "redis" | "valkey" | "http") {

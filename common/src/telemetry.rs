@@ -4,6 +4,7 @@
 //! URLs in messages: credentials must never reach a log.
 
 pub mod held;
+mod json;
 
 use crate::terminal;
 use std::{env, fmt, io};
@@ -54,7 +55,7 @@ pub fn init(format: LogFormat, default_level: Level) -> Result<(), TelemetryErro
     // An error means that a subscriber is there already; it stays.
     let _ = match format {
         LogFormat::Pretty => lines.with_ansi(terminal::colour(&io::stderr())).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).try_init(),
+        LogFormat::Json => lines.json().with_ansi(false).event_format(json::JsonLine).try_init(),
     };
     Ok(())
 }

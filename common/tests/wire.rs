@@ -31,6 +31,7 @@ fn job() -> JobSpec {
         orient: Orient::None,
         precision: Precision::Fp32,
         created_unix_ms: 1_790_000_000_000,
+        trace: None,
     }
 }
 

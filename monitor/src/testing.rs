@@ -157,6 +157,7 @@ pub(crate) fn spec(job: &str, out: &str) -> JobSpec {
         orient: Orient::None,
         precision: Precision::Fp32,
         created_unix_ms: 1_000,
+        trace: None,
     }
 }
 

@@ -35,6 +35,7 @@ Examples:
 
 const ENVIRONMENT: &str = "\
 Services are named by TRAWL_AMQP_URL and TRAWL_REDIS_URL, buckets by the AWS_* variables.
+OTEL_EXPORTER_OTLP_ENDPOINT switches OpenTelemetry traces on, OTEL_SDK_DISABLED=true off.
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 failed images (--strict), 4 not found,
 5 a service is away: try again, 130 and 143 signals.";
 

@@ -46,6 +46,7 @@ pub(crate) fn spec() -> JobSpec {
         orient: Orient::None,
         precision: Precision::Fp32,
         created_unix_ms: 1_000,
+        trace: None,
     }
 }
 

@@ -55,7 +55,7 @@ use trawl_common::{
     planning::cancellation::Hold,
     shutdown::Shutdown,
     storage::Stores,
-    telemetry, terminal, text, tls,
+    telemetry, terminal, text, tls, trace,
 };
 
 /// Threads that drive requests; the work of this command is waiting.
@@ -103,11 +103,13 @@ fn start(cli: Cli) -> Result<u8, Stop> {
     // Rust ignores SIGPIPE and that stays so: resetting it would let a connection that a server closed kill
     // the process. A reader of ours that went away is an error of `write`, and `Stop` takes it for none.
     let mut out = BufWriter::new(io::stdout());
+    let traces = trace::setup::init("trawl", runtime.handle());
     let ended = runtime.block_on(async {
         let cx = context(global)?;
         dispatch(&cx, command, &mut out).await
     });
     let flushed = out.flush();
+    traces.end();
     // Threads that still wait for a server must not hold the exit up.
     runtime.shutdown_background();
     let code = ended?;

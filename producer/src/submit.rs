@@ -25,7 +25,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
-    broker::Broker,
+    broker::{Broker, topology},
     bundle::{BundleError, BundleSpec, Head},
     config::{JobArgs, OutputFormat, exit},
     job::{JobSpec, ModelRef, hex_sha256},
@@ -38,6 +38,7 @@ use trawl_common::{
     },
     results::OutputLayout,
     storage::{StorageError, Stores},
+    trace,
 };
 
 /// Messages under way to the broker at once: its confirms take milliseconds, so that this many make
@@ -94,6 +95,10 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
         print_dry_run(&prepared.spec, &found, cx.output, out)?;
         return Ok(exit::OK);
     }
+    // All messages of the job are created in this span; it ends when the job is placed.
+    let span = trace::begin("submit", trace::Kind::Producer, None);
+    span.set("messaging.operation.type", "create");
+    span.set("messaging.operation.name", "submit");
     let (broker, ledger) = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(interrupted(cx)),
@@ -102,7 +107,11 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
     ledger.warn_if_evicting().await;
     let services = Services { stores: &cx.stores, broker: &broker, ledger: &ledger };
     let mut shown = progress::Enlisting::new();
-    let placed = place(services, &prepared, args.ready, &mut |planned| shown.show(planned), stop).await;
+    let prepared = Prepared { spec: JobSpec { trace: span.context(), ..prepared.spec }, ..prepared };
+    let placed = placed_within(span, &prepared.spec, async {
+        place(services, &prepared, args.ready, &mut |planned| shown.show(planned), stop).await
+    });
+    let placed = placed.await;
     shown.end();
     let submitted = placed.map_err(|stop| follow::with_signal(cx, stop))?;
     announce(&submitted, cx.output, out)?;
@@ -113,6 +122,34 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
         next::say(cx.output, &next::submitted(submitted.spec.job.as_str(), &submitted.spec.out));
     }
     Ok(exit::OK)
+}
+
+/// Places a job within the span of its submission, which then says what became of it.
+async fn placed_within(
+    span: trace::Running,
+    spec: &JobSpec,
+    placing: impl Future<Output = Result<Submitted, Stop>>,
+) -> Result<Submitted, Stop> {
+    if trace::is_on() {
+        span.set("messaging.system", "rabbitmq");
+        span.set("messaging.destination.name", topology::work_queue(&spec.queue));
+    }
+    let context = span.context();
+    let noting = async {
+        let placed = placing.await;
+        match &placed {
+            Ok(submitted) if trace::is_on() => {
+                trace::note("trawl.job.id", submitted.spec.job.to_string());
+                let planned = submitted.planned.unwrap_or_default();
+                trace::note("trawl.batches", i64::try_from(planned.batches).unwrap_or(i64::MAX));
+                trace::note("trawl.images", i64::try_from(planned.images).unwrap_or(i64::MAX));
+            }
+            Ok(_) => {}
+            Err(stop) => trace::note_failure("submit", || stop.message.clone()),
+        }
+        placed
+    };
+    span.around(context, noting).await
 }
 
 fn interrupted(cx: &Context) -> Stop {

@@ -9,6 +9,7 @@ pub mod bombs;
 pub mod browser;
 pub mod bucket;
 pub mod chaos;
+pub mod collector;
 pub mod http_faults;
 pub mod images;
 pub mod programs;

@@ -36,7 +36,9 @@ const CUDA_MICRO_BATCH: Rule = Rule::Climb { start: 64, most: 512 };
   trawl-worker --queue default                 serve the lane `default` (TRAWL_AMQP_URL, TRAWL_REDIS_URL)
   trawl-worker run photos --model m.pt --out o everything in this process, no servers
   trawl-worker check-model m.pt                does this bundle load, and what does it want?
-  trawl-worker bench --model m.pt              how fast is it here, and what binds?"
+  trawl-worker bench --model m.pt              how fast is it here, and what binds?",
+    after_help = "\
+OTEL_EXPORTER_OTLP_ENDPOINT switches OpenTelemetry traces on, OTEL_SDK_DISABLED=true off."
 )]
 pub struct Cli {
     /// What to do; serving is the default

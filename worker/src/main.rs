@@ -13,7 +13,7 @@ use trawl_common::{
     disposition::{Failure, describe},
     failpoint,
     shutdown::Shutdown,
-    telemetry, terminal,
+    telemetry, terminal, trace,
 };
 use trawl_worker::{
     allocator,
@@ -50,6 +50,7 @@ fn main() {
         Ok(runtime) => runtime,
         Err(error) => leave(fail(&error)),
     };
+    let traces = trace::setup::init("trawl-worker", runtime.handle());
     let outcome = runtime.block_on(async {
         match cli.command {
             None => serve(cli.serve, Shutdown::install()).await,
@@ -61,6 +62,7 @@ fn main() {
             Some(Command::Man { dir }) => manual(&dir),
         }
     });
+    traces.end();
     // A read that hangs on a blocking thread must not hold up the end.
     runtime.shutdown_background();
     let code = match outcome {

@@ -36,7 +36,7 @@ use trawl_common::{
     results::{Manifest, OutputLayout},
     shutdown::Shutdown,
     storage::Stores,
-    tls,
+    tls, trace,
 };
 
 /// Batches that wait in memory between the planner and the pipeline: enough that the pipeline never
@@ -285,7 +285,14 @@ impl Embedded {
                 window: PUBLISH_WINDOW,
                 ready: Ready::All,
             };
-            enlist(ctx, &mut |_| {}, &cancel).await
+            let span = trace::begin("submit", trace::Kind::Producer, None);
+            if trace::is_on() {
+                span.set("messaging.system", broker.system());
+                span.set("messaging.operation.type", "create");
+                span.set("trawl.job.id", spec.job.to_string());
+            }
+            let context = span.context();
+            span.around(context, enlist(ctx, &mut |_| {}, &cancel)).await
         })
     }
 

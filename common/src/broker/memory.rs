@@ -103,6 +103,10 @@ impl Shared {
 
 #[async_trait]
 impl Broker for MemoryBroker {
+    fn system(&self) -> &'static str {
+        "memory"
+    }
+
     async fn ensure_queue(&self, queue: &QueueName) -> Result<(), BrokerError> {
         topology::check_name(queue)?;
         self.shared.lock().queues.entry(queue.clone()).or_default();
@@ -174,7 +178,8 @@ impl Broker for MemoryBroker {
             let verdict = match (judge(&letter), &letter.queue) {
                 (Verdict::Retry, Some(lane)) => {
                     let ready = &mut state.queues.entry(lane.clone()).or_default().ready;
-                    ready.push_back(Stored::new(Publication::new(letter.body.clone())));
+                    let anew = Publication::new(letter.body.clone()).traced(letter.trace.clone());
+                    ready.push_back(Stored::new(anew));
                     Verdict::Retry
                 }
                 (Verdict::Drop, _) => Verdict::Drop,

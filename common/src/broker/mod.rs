@@ -10,7 +10,7 @@ pub mod rabbit;
 pub mod reconnects;
 pub mod topology;
 
-use crate::job::QueueName;
+use crate::{job::QueueName, trace::TraceContext};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -94,12 +94,20 @@ pub struct Publication {
     pub attempt: u32,
     /// How often it was handed out before and came back without a word; 0 for new work.
     pub deliveries: u32,
+    /// Where it comes from; stays with the message through retries and dead letters.
+    pub trace: Option<TraceContext>,
 }
 
 impl Publication {
     /// A message that nobody has tried yet.
     pub fn new(body: impl Into<Bytes>) -> Self {
-        Self { body: body.into(), attempt: 0, deliveries: 0 }
+        Self { body: body.into(), attempt: 0, deliveries: 0, trace: None }
+    }
+
+    /// The same with the context that it is to carry.
+    #[must_use]
+    pub fn traced(self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self }
     }
 }
 
@@ -150,6 +158,8 @@ pub struct DeadLetter {
     pub worker: Option<String>,
     /// When, in milliseconds since 1970, if it is known.
     pub died_unix_ms: Option<u64>,
+    /// Where it comes from.
+    pub trace: Option<TraceContext>,
 }
 
 /// What becomes of a dead letter that was looked at.
@@ -195,14 +205,23 @@ pub struct Delivery {
     pub deliveries: u32,
     /// The broker's flag: somebody may have seen it before.
     pub redelivered: bool,
+    /// Where it comes from.
+    pub trace: Option<TraceContext>,
+    /// The broker's number of this delivery on its channel, if it has one.
+    pub tag: Option<u64>,
     settlement: Box<dyn Settlement>,
 }
 
 impl Delivery {
     /// Joins a body with the way to settle it; for implementations of [`Broker`].
     pub fn new(message: Publication, redelivered: bool, settlement: Box<dyn Settlement>) -> Self {
-        let Publication { body, attempt, deliveries } = message;
-        Self { body, attempt, deliveries, redelivered, settlement }
+        let Publication { body, attempt, deliveries, trace } = message;
+        Self { body, attempt, deliveries, redelivered, trace, tag: None, settlement }
+    }
+
+    /// The same with the broker's number of it.
+    pub fn tagged(self, tag: u64) -> Self {
+        Self { tag: Some(tag), ..self }
     }
 
     /// Whether somebody may have worked on it before.
@@ -254,6 +273,11 @@ pub trait Consumer: Send {
 /// The work list.
 #[async_trait]
 pub trait Broker: Send + Sync {
+    /// Its name in traces.
+    fn system(&self) -> &'static str {
+        "rabbitmq"
+    }
+
     /// Makes the queue with its retry queue and the dead letters, if they are not there. Idempotent.
     async fn ensure_queue(&self, queue: &QueueName) -> Result<(), BrokerError>;
 

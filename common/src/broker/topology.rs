@@ -51,6 +51,11 @@ pub const QUEUE_HEADER: &str = "x-trawl-queue";
 /// Header: the broker's own count of earlier deliveries; absent on the first.
 pub const DELIVERY_COUNT_HEADER: &str = "x-delivery-count";
 
+/// Header: the context of the submission, as W3C Trace Context has it; not ours, so without our prefix.
+pub const TRACEPARENT_HEADER: &str = "traceparent";
+/// Header: what other tracing systems add to it.
+pub const TRACESTATE_HEADER: &str = "tracestate";
+
 /// How failed messages are tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {

@@ -117,7 +117,8 @@ impl Consumer for FaultyConsumer {
             self.line.name(),
             &format!("takes {what}{seen}, attempt {attempt}, {deliveries} deliveries"),
         );
-        let message = Publication { body: delivery.body.clone(), attempt, deliveries };
+        let (body, trace) = (delivery.body.clone(), delivery.trace.clone());
+        let message = Publication { body, attempt, deliveries, trace };
         let (broker, queue, line) = (self.broker.clone(), self.queue.clone(), self.line.clone());
         let settlement = FaultySettlement { delivery, broker, queue, line };
         Ok(Delivery::new(message, redelivered, Box::new(settlement)))
@@ -166,6 +167,7 @@ impl Settlement for FaultySettlement {
                     body: delivery.body.clone(),
                     attempt: delivery.attempt,
                     deliveries: delivery.deliveries,
+                    trace: delivery.trace.clone(),
                 };
                 broker.publish(&queue, copy).await?;
                 return Err(BrokerError::Stale);

@@ -8,7 +8,7 @@ use super::{Enlisting, PlanError};
 use crate::{
     audit::part::{Mismatch, mismatch},
     batch::{BatchDescriptor, BatchNumber, FeedRequest, FinalizeRequest, ImageRef, Message},
-    broker::{BrokerError, Publication},
+    broker::{BrokerError, Publication, topology},
     chance,
     disposition::describe,
     failpoint,
@@ -17,6 +17,7 @@ use crate::{
     results::{OutputLayout, part::read_footer},
     retry::{RetryPolicy, retry},
     storage::Storage,
+    trace,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use std::{collections::HashSet, future::Future, time::Duration};
@@ -63,6 +64,18 @@ pub(super) async fn parts_there(
     Ok(there)
 }
 
+/// The span of what sends a job's messages; they are created in that of the submission, so it is a client's.
+pub(super) fn publishing(ctx: &Enlisting<'_>) -> trace::Running {
+    let span = trace::child_of_kind("publish", trace::Kind::Client);
+    if trace::is_on() {
+        span.set("messaging.system", ctx.broker.system());
+        span.set("messaging.operation.type", "send");
+        span.set("messaging.operation.name", "publish");
+        span.set("messaging.destination.name", topology::work_queue(&ctx.spec.queue));
+    }
+    span
+}
+
 /// Queues the batches, at most [`Enlisting::window`] under way at once.
 pub(super) async fn publish(
     ctx: &Enlisting<'_>,
@@ -99,7 +112,9 @@ pub(super) async fn publish_finalize(ctx: &Enlisting<'_>) -> Result<(), PlanErro
 }
 
 pub(super) async fn publish_message(ctx: &Enlisting<'_>, message: &Message) -> Result<(), PlanError> {
-    let publication = Publication::new(message.to_json());
+    // Of the submission, or of the delivery that asks for more; the job's own if a worker acts by itself.
+    let trace = trace::carried().or_else(|| ctx.spec.trace.clone());
+    let publication = Publication::new(message.to_json()).traced(trace);
     let queue = &ctx.spec.queue;
     let sent =
         retry(ENLIST_RETRY, BrokerError::is_transient, || ctx.broker.publish(queue, publication.clone()));

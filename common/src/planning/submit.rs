@@ -12,7 +12,8 @@ use super::{
     feed::Ready,
     plan_log::{Appended, PlanLog, read_batches},
     publish::{
-        BadParts, on_broker, on_ledger, parts_there, publish, publish_feed, publish_finalize, record_done,
+        BadParts, on_broker, on_ledger, parts_there, publish, publish_feed, publish_finalize, publishing,
+        record_done,
     },
     rebuild::rebuild,
 };
@@ -24,6 +25,7 @@ use crate::{
     location::Location,
     results::{Cursor, OutputLayout, PlanDone},
     storage::{PutOutcome, Storage, StorageError, Stores},
+    trace,
 };
 use futures::StreamExt;
 use std::{
@@ -289,6 +291,7 @@ impl Enlistment<'_> {
 
     /// The listing half: makes every plan file durable, then the plan's end.
     async fn plan(&self, durable: watch::Sender<PlanState>) -> Result<(), PlanError> {
+        let _planning = trace::child("plan");
         let mut log = PlanLog::new(self.store.clone(), self.layout.clone());
         let done = loop {
             log.catch_up().await?;
@@ -324,6 +327,7 @@ impl Enlistment<'_> {
         log: &mut PlanLog,
         durable: &watch::Sender<PlanState>,
     ) -> Result<Option<Cursor>, PlanError> {
+        let _enumerating = trace::child("enumerate");
         let scope = Scope::of(self.ctx.spec).await?;
         let mut pages = Enumeration::start(scope, self.ctx.stores.clone(), log.cursor.clone());
         let mut cutter = Cutter::new(self.ctx.spec.batch_size, log.next_batch);
@@ -374,6 +378,7 @@ impl Enlistment<'_> {
 
     /// The publishing half: takes each durable plan file in order.
     async fn publish(&self, mut durable: watch::Receiver<PlanState>) -> Result<(), PlanError> {
+        let publishing = publishing(&self.ctx);
         let there = parts_there(&*self.store, &self.layout).await?;
         // Set when no more is queued here: where a feed goes on, if one is to.
         let mut rest: Option<Option<(u32, BatchNumber)>> = None;
@@ -408,10 +413,12 @@ impl Enlistment<'_> {
                 planned.job_done |= job_done;
             });
         }
-        match rest {
-            Some(Some((file, from))) => publish_feed(&self.ctx, file, from).await,
-            Some(None) | None => Ok(()),
+        if let Some(Some((file, from))) = rest {
+            publish_feed(&self.ctx, file, from).await?;
         }
+        let queued = self.queued.load(Ordering::Relaxed);
+        publishing.set("messaging.batch.message_count", i64::try_from(queued).unwrap_or(i64::MAX));
+        Ok(())
     }
 
     /// Batches that this call queued and that are not done.
@@ -431,6 +438,7 @@ impl Enlistment<'_> {
     ) -> Result<Option<BatchNumber>, PlanError> {
         let Enlisting { broker, spec, ready, .. } = self.ctx;
         if ready == Ready::All {
+            self.queued.fetch_add(open.len() as u64, Ordering::Relaxed);
             publish(&self.ctx, open).await?;
             return Ok(None);
         }

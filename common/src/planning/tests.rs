@@ -48,6 +48,7 @@ pub(crate) fn spec(sources: &[&str]) -> JobSpec {
         orient: Orient::None,
         precision: Precision::Fp32,
         created_unix_ms: 1,
+        trace: None,
     }
 }
 

@@ -195,6 +195,7 @@ pub fn job(model_sha256: &str) -> Result<JobSpec> {
         orient: Orient::None,
         precision: Precision::Fp32,
         created_unix_ms: 1,
+        trace: None,
     })
 }
 

@@ -27,6 +27,8 @@ pub struct OpenBatch {
     pub descriptor: BatchDescriptor,
     /// The job it belongs to.
     pub job: Arc<JobContext>,
+    /// For what the compute threads have to say about it: they are in no task.
+    pub log: tracing::Span,
     rows: Mutex<Rows>,
     /// How many rows are in.
     filled: watch::Sender<usize>,
@@ -53,7 +55,8 @@ impl OpenBatch {
         let rows = Rows { rows: vec![None; missing], missing, done: Some(done) };
         let (rows, filled) = (Mutex::new(rows), watch::Sender::new(0));
         let (abandoned, spent) = (AtomicBool::new(false), Default::default());
-        let batch = Self { descriptor, job, rows, filled, abandoned, spent };
+        let log = tracing::Span::current();
+        let batch = Self { descriptor, job, log, rows, filled, abandoned, spent };
         (Arc::new(batch), receiver)
     }
 

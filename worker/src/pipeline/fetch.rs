@@ -19,6 +19,7 @@ use tokio::{
     sync::Semaphore,
     task::{JoinError, JoinSet},
 };
+use tracing::Instrument;
 use trawl_common::{
     disposition::Failure,
     error_code::ErrorCode,
@@ -108,7 +109,9 @@ impl Fetcher {
         for &index in wanted {
             let room = self.room(batch.image(index).size).await;
             let (fetcher, batch, arrived) = (self.clone(), batch.clone(), expect());
-            reads.spawn(async move { fetcher.read(&batch, index, room, arrived).await });
+            let read = async move { fetcher.read(&batch, index, room, arrived).await };
+            // What a store has to say about it belongs to the batch.
+            reads.spawn(read.in_current_span());
             while let Some(read) = reads.try_join_next() {
                 note(read)?;
             }

@@ -16,6 +16,9 @@ use trawl_common::{
     results::row::{Outcome, ResultRow},
 };
 
+/// Batches of a micro-batch that a log line names: it rarely is of more than two.
+const BATCHES_NAMED: usize = 8;
+
 /// Whether the micro-batch fitted into the device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
@@ -54,7 +57,14 @@ fn pass(model: &LoadedModel, replica: usize, images: &[Decoded], meters: &Meters
         }
         Err(ModelError::OutOfMemory(reason)) if images.len() > 1 => {
             let (one, other) = images.split_at(images.len().div_ceil(2));
-            tracing::warn!(reason, image.count = images.len(), "a micro-batch did not fit; halving it");
+            said_of(images, |batches| {
+                tracing::warn!(
+                    reason,
+                    image.count = images.len(),
+                    batches,
+                    "a micro-batch did not fit; halving it"
+                );
+            });
             let mut worked = one.len();
             for half in [one, other] {
                 if let Fit::Pieces(smaller) = pass(model, replica, half, meters) {
@@ -76,6 +86,16 @@ fn pass(model: &LoadedModel, replica: usize, images: &[Decoded], meters: &Meters
     }
 }
 
+/// Logs in the name of the micro-batch's first batch, with all of them by number: a micro-batch may be of several.
+fn said_of(images: &[Decoded], log: impl FnOnce(&str)) {
+    let mut batches: Vec<String> =
+        images.iter().map(|image| image.batch.descriptor.batch.to_string()).collect();
+    batches.dedup();
+    batches.truncate(BATCHES_NAMED);
+    let within = images.first().map(|image| image.batch.log.clone());
+    within.unwrap_or_else(tracing::Span::none).in_scope(|| log(&batches.join(",")));
+}
+
 fn failure(error: &ModelError) -> Failure {
     match error {
         ModelError::DeviceLost(reason) => Failure::DeviceLost(reason.clone()),
@@ -87,7 +107,10 @@ fn failure(error: &ModelError) -> Failure {
 }
 
 fn one_by_one(model: &LoadedModel, replica: &dyn Model, images: &[Decoded], error: &ModelError) {
-    tracing::warn!(error = %error, image.count = images.len(), "a forward pass failed; trying its images one by one");
+    said_of(images, |batches| {
+        let images = images.len();
+        tracing::warn!(%error, image.count = images, batches, "a forward pass failed; trying its images one by one");
+    });
     let answers: Vec<_> = images.iter().map(|image| replica.forward(&[&image.prepared.pixels])).collect();
     // One image that fails alone proves nothing about itself unless another one succeeds.
     let model_works = images.len() > 1 && answers.iter().any(Result::is_ok);

@@ -25,6 +25,7 @@ pub mod sizing;
 pub mod solo;
 pub mod tail;
 mod tallies;
+mod traced;
 
 use crate::jobs::Jobs;
 use batch::{BatchRows, OpenBatch};
@@ -50,7 +51,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
-    batch::{BatchDescriptor, FinalizeRequest, Message},
+    batch::{BatchDescriptor, FinalizeRequest, Message, MessageError},
     broker::{Broker, BrokerError, Consumer, Delivery, topology::MAX_ATTEMPTS},
     disposition::{Failure, describe},
     finalize::{Finalized, finalize},
@@ -65,6 +66,7 @@ use trawl_common::{
     results::row::ResultRow,
     shutdown::Shutdown,
     storage::Stores,
+    trace,
 };
 
 /// How long batches that are given back may take to say so: a publish to a broker that answers.
@@ -216,6 +218,17 @@ impl Pipeline {
 
     /// Sees a delivery to its end; `cut` gives back what is not at its commit yet.
     async fn handle(self: Arc<Self>, delivery: Delivery, cut: CancellationToken) {
+        let message = Message::parse(&delivery.body);
+        let surroundings = self.surroundings(&delivery, message.as_ref().ok());
+        surroundings.around(self.see_through(delivery, message, cut)).await;
+    }
+
+    async fn see_through(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        message: Result<Message, MessageError>,
+        cut: CancellationToken,
+    ) {
         self.meters.progressed();
         self.meters.inflight_batches.inc();
         // A task that is aborted counts down too.
@@ -224,7 +237,7 @@ impl Pipeline {
         if seen {
             self.meters.redeliveries.inc();
         }
-        match Message::parse(&delivery.body) {
+        match message {
             Err(error) => self.settle(delivery, None, Err(error.into())).await,
             Ok(Message::Batch(descriptor)) => {
                 let subject = Subject::of(&descriptor);
@@ -238,7 +251,9 @@ impl Pipeline {
                 }
                 let mut place: Option<Place> = None;
                 let work = async {
+                    let waiting = trace::child("wait");
                     place = Some(self.room.enter(alone).await);
+                    drop(waiting);
                     self.work(descriptor, Sight { seen, alone, last }).await
                 };
                 let finished = tokio::select! {
@@ -264,7 +279,10 @@ impl Pipeline {
 
     /// A batch from its message to its encoded part.
     async fn work(&self, descriptor: BatchDescriptor, sight: Sight) -> Result<Finished, Failure> {
-        let job = match self.take_in(&descriptor, sight.seen || sight.alone, sight.alone).await? {
+        let claiming = trace::child("claim");
+        let taken = self.take_in(&descriptor, sight.seen || sight.alone, sight.alone).await?;
+        drop(claiming);
+        let job = match taken {
             Intake::Held => return Ok(Finished::Dropped),
             Intake::Written(outcome) => return Ok(Finished::Written(outcome)),
             Intake::Compute(job) => job,
@@ -279,6 +297,7 @@ impl Pipeline {
             let rows = self.feed_and_wait(&batch, &all, &mut rows, sight.last).await?;
             (batch, rows)
         };
+        traced::note_stages(&batch);
         let part = self.encode(&batch, rows).await?;
         Ok(Finished::Part { job, part, journalled: sight.alone || self.begun.is_some() })
     }
@@ -291,6 +310,7 @@ impl Pipeline {
         rows: &mut BatchRows,
         last: bool,
     ) -> Result<Vec<ResultRow>, Failure> {
+        let _computing = trace::child("compute");
         self.feed(batch, wanted, last).await?;
         received(rows.await)
     }
@@ -300,6 +320,7 @@ impl Pipeline {
             let coming = self.pool.expect_one();
             move |image| coming.arrived(image)
         };
+        let _fetching = trace::child("fetch");
         self.fetcher.feed(batch, wanted, expect, last).await
     }
 
@@ -416,6 +437,10 @@ struct CountDown<'a>(&'a Meters);
 
 impl Drop for CountDown<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Within the batch's log span, where whoever joins the task is not.
+            tracing::error!("the task of a delivery panics; its words are in the log above");
+        }
         self.0.inflight_batches.dec();
     }
 }

@@ -9,6 +9,7 @@ use super::{
     meters::Stage,
     outcomes::{BatchEnd, Quarantine, Winner},
     sink::EncodedPart,
+    traced::{error_type, whole},
 };
 use crate::jobs::JobContext;
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use trawl_common::{
     results::part,
     retry::{RetryPolicy, retry},
     storage::{PutOutcome, Storage, StorageError, probe::ConditionalPut},
+    trace,
 };
 
 /// A ledger that is away holds a batch's commit for this long; its part is safe, and the worker computes on
@@ -111,7 +113,10 @@ impl Pipeline {
             (Err(failure), _) => Err(failure),
         };
         let disposition = match &committed {
-            Ok(_) => Disposition::Ack,
+            Ok(_) => {
+                trace::note("trawl.outcome", BatchEnd::Done.name());
+                Disposition::Ack
+            }
             Err(failure) => {
                 let disposition = disposition(failure);
                 let end = match &disposition {
@@ -127,6 +132,11 @@ impl Pipeline {
                 if end == BatchEnd::Dead {
                     self.meters.quarantine(Quarantine::dead(failure));
                 }
+                trace::note("trawl.outcome", end.name());
+                // A drain is nobody's error.
+                if !matches!(failure, Failure::Draining) {
+                    trace::note_failure(error_type(failure), || describe(failure));
+                }
                 // Nobody works on it now. Not asked of a ledger that is away.
                 if let Some(Subject { job, batch, .. }) = subject.filter(|_| !is_ledgers(failure)) {
                     let _shown_too_long = self.ledger.release(job, *batch).await;
@@ -140,10 +150,13 @@ impl Pipeline {
             }
         };
         trawl_common::failpoint::hit(trawl_common::failpoint::ACK_BEFORE).await;
+        let settling = trace::child(if disposition == Disposition::Ack { "ack" } else { "give back" });
         if let Err(error) = delivery.settle(disposition).await {
             // The broker delivers it again; whoever gets it finds the part.
             tracing::warn!(%error, "the delivery could not be settled");
+            settling.fail("broker", || error.to_string());
         }
+        drop(settling);
         if matches!(committed, Err(Failure::DeviceLost(_))) {
             self.device_lost.cancel();
         }
@@ -187,7 +200,7 @@ impl Pipeline {
                 outcome
             }
         };
-        let began = Instant::now();
+        let (_committing, began) = (trace::child("commit"), Instant::now());
         trawl_common::failpoint::hit(trawl_common::failpoint::COMPLETE_BEFORE).await;
         let completion = self.complete(subject, &outcome).await?;
         trawl_common::failpoint::hit(trawl_common::failpoint::COMPLETE_AFTER).await;
@@ -196,6 +209,10 @@ impl Pipeline {
             trawl_common::failpoint::hit(trawl_common::failpoint::FINISH_PUBLISHED).await;
         }
         self.meters.stage(Stage::Commit, began.elapsed(), 1);
+        if trace::is_on() {
+            trace::note("trawl.images_ok", whole(outcome.images_ok));
+            trace::note("trawl.images_failed", whole(outcome.errors.values().sum()));
+        }
         if completion.first {
             self.meters.committed(outcome.images_ok, outcome.errors);
         } else {
@@ -218,9 +235,12 @@ impl Pipeline {
     }
 
     async fn put(&self, job: &JobContext, part: EncodedPart) -> Result<BatchOutcome, Failure> {
-        let began = Instant::now();
+        let (putting, began) = (trace::child("put"), Instant::now());
         let store = self.stores.open(job.layout.root()).await;
         let key = job.layout.part(part.footer.batch);
+        if trace::is_on() {
+            trace::note("trawl.part.bytes", whole(part.bytes.len() as u64));
+        }
         trawl_common::failpoint::hit(trawl_common::failpoint::PUT_BEFORE).await;
         let outcome = match job.conditional_put {
             ConditionalPut::Real => store.put_if_absent(&key, part.bytes).await?,
@@ -228,6 +248,7 @@ impl Pipeline {
         };
         trawl_common::failpoint::hit(trawl_common::failpoint::PUT_AFTER).await;
         let took = began.elapsed();
+        drop(putting);
         self.meters.stage(Stage::Put, took, 1);
         if outcome == PutOutcome::Created {
             let mut outcome = part.footer.outcome();
@@ -275,7 +296,7 @@ impl Pipeline {
     /// Queues the request to compare parts and plan; more than one is harmless.
     pub(super) async fn ask_for_finish(&self, job: &JobId, out: &str) -> Result<(), Failure> {
         let request = FinalizeRequest { job: job.clone(), out: out.to_owned() };
-        let message = Publication::new(Message::Finalize(request).to_json());
+        let message = Publication::new(Message::Finalize(request).to_json()).traced(trace::carried());
         let queue: &QueueName = &self.queue;
         self.broker.publish(queue, message).await.map_err(|e| Failure::Output(describe(&e)))
     }

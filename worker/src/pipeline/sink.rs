@@ -16,6 +16,7 @@ use trawl_common::{
         part::{PartError, PartFooter, encode_part},
         row::ResultRow,
     },
+    trace,
 };
 
 /// A part that is ready to be put.
@@ -39,7 +40,7 @@ impl Pipeline {
         rows: Vec<ResultRow>,
     ) -> Result<EncodedPart, Failure> {
         assert_eq!(rows.len(), batch.descriptor.images.len(), "one row for each planned image");
-        let began = Instant::now();
+        let (_encoding, began) = (trace::child("encode"), Instant::now());
         let (number, attempt) = (batch.descriptor.batch, self.next_attempt_id());
         let mut footer =
             PartFooter::new(&batch.job.spec, number, attempt, self.worker.clone()).counted(&rows);

@@ -132,6 +132,11 @@ impl Pipeline {
 
     /// Computes and commits a batch without a delivery.
     async fn take_over(&self, job: &Progress, claim: &Claim) {
+        let surroundings = self.surroundings_of_takeover(&job.job, claim.batch.0);
+        surroundings.around(self.compute_for_another(job, claim)).await;
+    }
+
+    async fn compute_for_another(&self, job: &Progress, claim: &Claim) {
         tracing::warn!(
             job.id = %job.job, batch.number = claim.batch.0, owner = %claim.worker, age_ms = claim.age_ms,
             "taking over a batch that another worker is slow with"

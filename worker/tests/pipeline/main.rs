@@ -116,6 +116,7 @@ impl Scene {
             orient: Orient::None,
             precision: Precision::Fp32,
             created_unix_ms: 0,
+            trace: None,
         };
         spec.job = spec.derived_id();
         let recipe = Recipe {

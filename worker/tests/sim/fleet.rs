@@ -356,6 +356,7 @@ fn spec(scenario: &Scenario) -> JobSpec {
         orient: Orient::None,
         precision: Precision::Fp32,
         created_unix_ms: 1,
+        trace: None,
     };
     spec.job = "sim".parse().expect("a good name");
     spec

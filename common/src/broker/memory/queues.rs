@@ -110,12 +110,12 @@ impl Stored {
 
     /// The message as it is delivered, and as it is published anew.
     pub(super) fn renewed(&self) -> Publication {
-        let Publication { body, attempt, deliveries } = self.message.clone();
-        Publication { body, attempt, deliveries: deliveries.saturating_add(self.unsettled) }
+        let deliveries = self.message.deliveries.saturating_add(self.unsettled);
+        Publication { deliveries, ..self.message.clone() }
     }
 
     fn letter(&self, queue: &QueueName, reason: String, worker: Option<&str>) -> DeadLetter {
-        let Publication { body, attempt, deliveries } = self.renewed();
+        let Publication { body, attempt, deliveries, trace } = self.renewed();
         DeadLetter {
             queue: Some(queue.clone()),
             body,
@@ -124,6 +124,7 @@ impl Stored {
             reason,
             worker: worker.map(str::to_owned),
             died_unix_ms: Some(unix_ms()),
+            trace,
         }
     }
 }

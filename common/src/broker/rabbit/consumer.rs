@@ -18,6 +18,7 @@ use crate::{
         topology::{self, RetryPolicy},
     },
     job::QueueName,
+    trace::TraceContext,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -346,14 +347,26 @@ fn inbound(settler: &Arc<Settler>, message: lapin::message::Delivery) -> Inbound
         body: Bytes::from(message.data),
         attempt: count(topology::ATTEMPT_HEADER),
         deliveries: count(topology::DELIVERIES_HEADER).saturating_add(count(topology::DELIVERY_COUNT_HEADER)),
+        trace: headers.and_then(trace_context),
     };
     let deferrals = count(topology::DEFERRALS_HEADER);
     let settlement =
         RabbitSettlement::new(settler.clone(), message.acker.clone(), message_anew.clone(), deferrals);
     Inbound {
         acker: message.acker,
-        delivery: Delivery::new(message_anew, message.redelivered, Box::new(settlement)),
+        delivery: Delivery::new(message_anew, message.redelivered, Box::new(settlement))
+            .tagged(message.delivery_tag),
     }
+}
+
+/// The context in a message's headers, if there is a valid one.
+pub(super) fn trace_context(headers: &FieldTable) -> Option<TraceContext> {
+    let text = |name: &str| match headers.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    };
+    TraceContext::parse(text(topology::TRACEPARENT_HEADER)?, text(topology::TRACESTATE_HEADER))
 }
 
 /// A counter from a header, whatever width the sender chose; anything else counts as 0.

@@ -6,7 +6,7 @@
 
 use super::{
     connection::Endpoint,
-    consumer::as_count,
+    consumer::{as_count, trace_context},
     publisher::{Headers, Outgoing, Publisher},
 };
 use crate::{
@@ -41,7 +41,7 @@ pub(super) async fn judge(
         let letter = letter(message.data, message.properties.headers().as_ref());
         let verdict = match (judge(&letter), &letter.queue) {
             (Verdict::Retry, Some(lane)) => {
-                retry(publisher, lane, &letter.body).await?;
+                retry(publisher, lane, &letter).await?;
                 Verdict::Retry
             }
             (Verdict::Drop, _) => Verdict::Drop,
@@ -60,14 +60,14 @@ pub(super) async fn judge(
     Ok(judged)
 }
 
-async fn retry(publisher: &Publisher, lane: &QueueName, body: &[u8]) -> Result<(), BrokerError> {
+async fn retry(publisher: &Publisher, lane: &QueueName, letter: &DeadLetter) -> Result<(), BrokerError> {
     let work_queue = topology::work_queue(lane);
     let outgoing = Outgoing {
         queue: lane.as_str(),
         exchange: "",
         routing_key: &work_queue,
-        body,
-        headers: Headers::default(),
+        body: &letter.body,
+        headers: Headers { trace: letter.trace.as_ref(), ..Headers::default() },
     };
     publisher.publish(&outgoing).await
 }
@@ -84,10 +84,11 @@ fn letter(body: Vec<u8>, headers: Option<&FieldTable>) -> DeadLetter {
     let header = |name: &str| headers.and_then(|headers| headers.inner().get(name));
     let count = |name: &str| header(name).map_or(0, as_count);
     let text = |name: &str| header(name).and_then(as_text);
-    let Publication { body, attempt, deliveries } = Publication {
+    let Publication { body, attempt, deliveries, trace } = Publication {
         body: Bytes::from(body),
         attempt: count(topology::ATTEMPT_HEADER),
         deliveries: count(topology::DELIVERIES_HEADER),
+        trace: headers.and_then(trace_context),
     };
     // Only one that a worker gave up names its lane; a retry's reason must not pass for the end's.
     let ours = text(topology::QUEUE_HEADER).and_then(|lane| lane.parse().ok());
@@ -106,7 +107,7 @@ fn letter(body: Vec<u8>, headers: Option<&FieldTable>) -> DeadLetter {
         _ => None,
     };
     let reason = reason.unwrap_or_else(|| "unknown".to_owned());
-    DeadLetter { queue, body, attempt, deliveries, reason, worker, died_unix_ms }
+    DeadLetter { queue, body, attempt, deliveries, reason, worker, died_unix_ms, trace }
 }
 
 /// The latest of the broker's own reasons; the first if there is no list.

@@ -97,6 +97,7 @@ impl Broker for RabbitBroker {
             headers: Headers {
                 attempt: message.attempt,
                 deliveries: message.deliveries,
+                trace: message.trace.as_ref(),
                 ..Headers::default()
             },
         };

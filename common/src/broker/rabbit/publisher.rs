@@ -13,6 +13,7 @@ use crate::{
         topology,
     },
     config::unix_ms,
+    trace::TraceContext,
 };
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ErrorKind,
@@ -74,6 +75,8 @@ pub(super) struct Headers<'a> {
     pub(super) failed: Option<FailedHeaders<'a>>,
     /// Whether to add [`topology::QUEUE_HEADER`].
     pub(super) name_queue: bool,
+    /// See [`topology::TRACEPARENT_HEADER`].
+    pub(super) trace: Option<&'a TraceContext>,
 }
 
 /// Why a message goes to rest or to the dead letters, and who says so.
@@ -87,7 +90,7 @@ pub(super) struct FailedHeaders<'a> {
 
 impl Outgoing<'_> {
     fn properties(&self) -> BasicProperties {
-        let Headers { attempt, deliveries, deferrals, failed, name_queue } = self.headers;
+        let Headers { attempt, deliveries, deferrals, failed, name_queue, trace } = self.headers;
         let mut headers = FieldTable::default();
         let number = |n: u32| AMQPValue::LongLongInt(i64::from(n));
         headers.insert(topology::ATTEMPT_HEADER.into(), number(attempt));
@@ -108,6 +111,13 @@ impl Outgoing<'_> {
         }
         if name_queue {
             headers.insert(topology::QUEUE_HEADER.into(), AMQPValue::LongString(self.queue.into()));
+        }
+        if let Some(trace) = trace {
+            let text = |text: &str| AMQPValue::LongString(text.into());
+            headers.insert(topology::TRACEPARENT_HEADER.into(), text(trace.traceparent()));
+            if let Some(state) = trace.tracestate() {
+                headers.insert(topology::TRACESTATE_HEADER.into(), text(state));
+            }
         }
         BasicProperties::default()
             .with_delivery_mode(PERSISTENT)

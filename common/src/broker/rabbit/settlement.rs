@@ -69,8 +69,9 @@ impl RabbitSettlement {
 
     fn headers<'a>(&'a self, reason: Option<&'a str>) -> Headers<'a> {
         let failed = reason.map(|reason| FailedHeaders { reason, worker: self.settler.worker.as_deref() });
-        let Publication { attempt, deliveries, .. } = self.message;
-        Headers { attempt, deliveries, deferrals: self.deferrals, failed, name_queue: false }
+        let Publication { attempt, deliveries, ref trace, .. } = self.message;
+        let trace = trace.as_ref();
+        Headers { attempt, deliveries, deferrals: self.deferrals, failed, name_queue: false, trace }
     }
 
     /// To the end of its own queue. A copy, because a rejected message would count as one that killed its worker.

@@ -6,6 +6,7 @@
 
 mod management;
 mod rabbit;
+mod trace;
 
 pub use rabbit::{a_timed_out_delivery_comes_again, crash_is_survived, rabbit_only};
 
@@ -71,6 +72,7 @@ where
     consumers_share(broker).await;
     many_at_once(broker).await;
     verdicts_are_not_mixed_up(broker).await;
+    trace::the_context_stays_with_its_message(broker).await;
 }
 
 /// A queue that no other check, run or process uses.
@@ -142,7 +144,7 @@ async fn round_trip_in_order_and_acked_once(broker: &dyn Broker) {
     for body in ["a", "b", "c"] {
         publish(broker, &queue, body).await;
     }
-    let carried = Publication { body: "d".into(), attempt: 7, deliveries: 2 };
+    let carried = Publication { attempt: 7, deliveries: 2, ..Publication::new("d") };
     soon("a confirm", broker.publish(&queue, carried)).await.expect("a confirm");
     let mut consumer = subscribe(broker, &queue, 10).await;
     assert!(*consumer.attached().borrow());
