@@ -117,7 +117,7 @@ class SourcesTest(unittest.TestCase):
             "trawl_stage_duration_seconds_bucket": {"stage"},
             "trawl_batch_fill_ratio_sum": set(),
             "trawl_inflight_batches": set(),
-            "trawl_build_info": {"version"},
+            "trawl_build_info": {"version", "torch"},
             "trawl_stage_ceiling_images_per_second": {"stage"},
             "trawl_store_requests_total": {"op", "code"},
             "trawl_store_throttled_total": set(),

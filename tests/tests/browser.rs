@@ -78,6 +78,8 @@ fn a_person_follows_a_job_retries_what_was_given_up_and_looks_at_the_images() {
     });
     browser.until("the dead letter", "document.body.innerText.includes('<script>document.title=1</script>')");
     keep(&mut browser, "job-light.png");
+    browser.dark(true);
+    keep(&mut browser, "job-dark.png");
     open_in_dark(&mut browser, &format!("{here}/workers"), &scene.name, "workers-dark.png");
     open_in_dark(&mut browser, &format!("{here}/queues"), &scene.name, "queues-dark.png");
     browser.dark(false);

@@ -1,4 +1,4 @@
-// Streams and memory of CUDA devices: what tch has no words for.
+// The version of libtorch, and streams and memory of CUDA devices: what tch has no words for.
 //
 // By the device-independent half of libtorch only, so that this links, and a CPU worker starts, without the CUDA half.
 
@@ -8,6 +8,7 @@
 
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/version.h>
 
 namespace {
 
@@ -18,6 +19,10 @@ c10::DeviceIndex index_of(int device) {
 }  // namespace
 
 extern "C" {
+
+const char* trawl_torch_version() {
+  return TORCH_VERSION;
+}
 
 char* trawl_own_stream(int device) {
   return trawl_guarded([&] {

@@ -60,6 +60,9 @@ char* trawl_own_stream(int device);
 // Bytes of CUDA device `device`'s memory that this process holds, used or kept for use.
 char* trawl_device_memory(int device, uint64_t* bytes);
 
+// The version of libtorch that this was compiled against; never freed.
+const char* trawl_torch_version();
+
 void trawl_free_module(trawl_module* module);
 void trawl_free_text(char* text);
 }

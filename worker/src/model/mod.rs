@@ -18,6 +18,8 @@ pub mod torchscript;
 pub mod verdicts;
 pub mod write;
 
+pub use shim::torch_version;
+
 use std::{fmt, path::Path, str::FromStr};
 use trawl_common::{
     bundle::{BundleFormat, BundleSpec},

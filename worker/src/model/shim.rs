@@ -68,6 +68,7 @@ unsafe extern "C" {
     fn trawl_allow_tf32(on: c_int) -> c_int;
     fn trawl_own_stream(device: c_int) -> *mut c_char;
     fn trawl_device_memory(device: c_int, bytes: *mut u64) -> *mut c_char;
+    fn trawl_torch_version() -> *const c_char;
     fn trawl_free_module(module: *mut RawModule);
     fn trawl_free_text(text: *mut c_char);
 }
@@ -202,6 +203,12 @@ pub(super) fn device_memory(device: usize) -> Option<u64> {
     // SAFETY: `bytes` outlives the call.
     let asked = unwrap(unsafe { trawl_device_memory(device_number(Device::Cuda(device)), &raw mut bytes) });
     asked.is_ok().then_some(bytes)
+}
+
+/// The version of libtorch, as `2.11.0`.
+pub fn torch_version() -> String {
+    // SAFETY: a constant C string.
+    unsafe { CStr::from_ptr(trawl_torch_version()) }.to_string_lossy().into_owned()
 }
 
 fn c_path(path: &Path) -> Result<CString, String> {

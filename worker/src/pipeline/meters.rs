@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     ceilings::{Ceilings, Lanes},
-    model::Device,
+    model::{Device, torch_version},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -59,6 +59,7 @@ struct DeviceLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabel {
     version: &'static str,
+    torch: String,
 }
 
 /// What a stage has done so far.
@@ -148,8 +149,9 @@ impl Meters {
     fn registered(&self) -> Registry {
         let mut registry = Registry::with_prefix("trawl");
         let build = Family::<BuildLabel, Gauge>::default();
-        build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
-        registry.register("build_info", "Version of this worker", build);
+        let label = BuildLabel { version: env!("CARGO_PKG_VERSION"), torch: torch_version() };
+        build.get_or_create(&label).set(1);
+        registry.register("build_info", "Version of this worker and of its libtorch", build);
         registry.register("images", "Images by outcome", self.images.clone());
         registry.register("image_errors", "Failed images by code", self.errors.clone());
         registry.register("batches", "Batches by outcome", self.batches.clone());
@@ -363,7 +365,7 @@ mod tests {
             "trawl_batch_fill_ratio_count 1",
             "trawl_quarantined_total{reason=\"alone\"} 1",
             "trawl_device_memory_bytes{device=\"cuda:1\"} 7516192768",
-            "trawl_build_info{version=",
+            "\",torch=\"2.",
             "trawl_stage_ceiling_images_per_second{stage=\"decode\"} 1000.0",
         ] {
             assert!(text.contains(name), "{name} is not in\n{text}");

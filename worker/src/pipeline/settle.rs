@@ -114,7 +114,9 @@ impl Pipeline {
         };
         let disposition = match &committed {
             Ok(_) => {
-                trace::note("trawl.outcome", BatchEnd::Done.name());
+                if subject.is_none() {
+                    trace::note("trawl.outcome", BatchEnd::Done.name());
+                }
                 Disposition::Ack
             }
             Err(failure) => {
@@ -128,11 +130,10 @@ impl Pipeline {
                     Disposition::DeadLetter { .. } => BatchEnd::Dead,
                     Disposition::Ack => BatchEnd::Skipped,
                 };
-                self.meters.batch(end);
+                self.ended(end);
                 if end == BatchEnd::Dead {
                     self.meters.quarantine(Quarantine::dead(failure));
                 }
-                trace::note("trawl.outcome", end.name());
                 // A drain is nobody's error.
                 if !matches!(failure, Failure::Draining) {
                     trace::note_failure(error_type(failure), || describe(failure));
@@ -179,17 +180,23 @@ impl Pipeline {
         }
     }
 
+    /// Counts how a batch ended, and says it on its span; `committed` counts those that are done.
+    fn ended(&self, end: BatchEnd) {
+        self.meters.batch(end);
+        trace::note("trawl.outcome", end.name());
+    }
+
     /// Puts, completes, and asks for the finish of a job whose last batch it was.
     pub(super) async fn commit(&self, subject: &Subject, finished: Finished) -> Result<Committed, Failure> {
         let outcome = match finished {
             Finished::Dropped => {
-                self.meters.batch(BatchEnd::Skipped);
+                self.ended(BatchEnd::Skipped);
                 return Ok(Committed::Batch);
             }
             Finished::Written(outcome) => outcome,
             Finished::Part { job, .. } if !self.jobs.is_current(&job).await? => {
                 // Its output was removed, and perhaps submitted anew: nothing of this one may be put there.
-                self.meters.batch(BatchEnd::Skipped);
+                self.ended(BatchEnd::Skipped);
                 return Ok(Committed::Batch);
             }
             Finished::Part { job, part, journalled } => {
@@ -214,9 +221,10 @@ impl Pipeline {
             trace::note("trawl.images_failed", whole(outcome.errors.values().sum()));
         }
         if completion.first {
+            trace::note("trawl.outcome", BatchEnd::Done.name());
             self.meters.committed(outcome.images_ok, outcome.errors);
         } else {
-            self.meters.batch(BatchEnd::Skipped);
+            self.ended(BatchEnd::Skipped);
         }
         Ok(if completion.job_done { Committed::LastOfJob } else { Committed::Batch })
     }

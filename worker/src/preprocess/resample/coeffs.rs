@@ -161,7 +161,7 @@ impl Taps {
         let by = by as usize;
         let means = (full as usize).div_ceil(by);
         // The support's pixels touch one mean more than they fill, at either end.
-        let statistics = Statistics::new(key.input.by, (2.0 * self.support) as usize / by + 3);
+        let mut statistics = Statistics::new(key.input.by, (2.0 * self.support) as usize / by + 3);
         let mut taps = Vec::new();
         for index in key.first..key.first + key.count {
             let start = self.write(if backwards { key.output - 1 - index } else { index }, &mut taps);

@@ -15,6 +15,10 @@ const NEIGHBOURS: f64 = 0.98;
 /// equations well conditioned.
 const ROUNDING: f64 = 3e-5;
 
+/// Under a filter over more means than these the blur of one is nothing, and the equations, whose cost is the cube of
+/// their number, are not solved: an axis that stays very long while the other one is shrunk.
+const MOST_GUESSED: usize = 32;
+
 /// How an axis was shrunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::preprocess) struct Shrunk {
@@ -40,12 +44,14 @@ pub(super) struct Statistics {
     with_pixel: Vec<f64>,
     /// Of two means, by the distance in means.
     with_mean: Vec<f64>,
+    /// By the number of means less one: made when first needed, for there are few.
+    factors: Vec<Option<Factor>>,
 }
 
 impl Statistics {
     /// For windows of at most `means` means.
     pub(super) fn new(by: u32, means: usize) -> Self {
-        let by = by as usize;
+        let (by, means) = (by as usize, means.min(MOST_GUESSED));
         let apart = |distance: usize| NEIGHBOURS.powi(distance as i32);
         // Distances before the mean's first pixel equal those behind its last, from the other end.
         let with_pixel: Vec<f64> = (0..by * (means + 1))
@@ -54,13 +60,19 @@ impl Statistics {
         let with_mean = (0..means.max(1))
             .map(|k| (0..by).map(|u| with_pixel[k * by + u]).sum::<f64>() / by as f64)
             .collect();
-        Self { by, with_pixel, with_mean }
+        Self { by, with_pixel, with_mean, factors: (0..means).map(|_| None).collect() }
     }
 
     /// The weights of the means from `first` on, `count` of them, that come closest to `taps`, weights of sum one for the
     /// pixels from `start` on, all of which are in those means.
-    pub(super) fn weights(&self, first: usize, count: usize, start: usize, taps: &[f64]) -> Vec<f64> {
+    pub(super) fn weights(&mut self, first: usize, count: usize, start: usize, taps: &[f64]) -> Vec<f64> {
         let mut target = vec![0.0; count];
+        if count > MOST_GUESSED {
+            for (x, tap) in (start..).zip(taps) {
+                target[x / self.by - first] += tap;
+            }
+            return target;
+        }
         for (mean, sum) in target.iter_mut().enumerate() {
             let origin = (first + mean) * self.by;
             for (x, tap) in (start..).zip(taps) {
@@ -68,12 +80,14 @@ impl Statistics {
                 *sum += tap * self.with_pixel[at];
             }
         }
-        let factor = self.factor(count);
-        let ones = factor.solve(vec![1.0; count]);
+        if self.factors[count - 1].is_none() {
+            self.factors[count - 1] = Some(self.factor(count));
+        }
+        let factor = self.factors[count - 1].as_ref().expect("made above");
         let mut weights = factor.solve(target);
         // What the sum lacks of one, spread as costs least.
-        let short = (1.0 - weights.iter().sum::<f64>()) / ones.iter().sum::<f64>();
-        for (weight, one) in weights.iter_mut().zip(&ones) {
+        let short = (1.0 - weights.iter().sum::<f64>()) / factor.ones.iter().sum::<f64>();
+        for (weight, one) in weights.iter_mut().zip(&factor.ones) {
             *weight += short * one;
         }
         weights
@@ -91,16 +105,23 @@ impl Statistics {
             row.push((self.with_mean[0] + ROUNDING - known).sqrt());
             rows.push(row);
         }
-        Factor(rows)
+        let mut factor = Factor { rows, ones: Vec::new() };
+        factor.ones = factor.solve(vec![1.0; count]);
+        factor
     }
 }
 
-/// The lower triangle of a covariance matrix's Cholesky factor.
-struct Factor(Vec<Vec<f64>>);
+/// What is solved for any target of so many means.
+struct Factor {
+    /// The lower triangle of the covariance matrix's Cholesky factor.
+    rows: Vec<Vec<f64>>,
+    /// The solution for a target of ones.
+    ones: Vec<f64>,
+}
 
 impl Factor {
     fn solve(&self, mut right: Vec<f64>) -> Vec<f64> {
-        let rows = &self.0;
+        let rows = &self.rows;
         for i in 0..rows.len() {
             let known: f64 = rows[i][..i].iter().zip(&right).map(|(a, b)| a * b).sum();
             right[i] = (right[i] - known) / rows[i][i];
@@ -120,7 +141,7 @@ mod tests {
     #[test]
     fn whole_means_are_guessed_without_error() {
         // A box over exactly two means is their mean, whatever the pixels are.
-        let statistics = Statistics::new(4, 6);
+        let mut statistics = Statistics::new(4, 6);
         let weights = statistics.weights(0, 6, 8, &[0.125; 8]);
         for (mean, weight) in weights.iter().enumerate() {
             let expected = if (2..4).contains(&mean) { 0.5 } else { 0.0 };
@@ -130,7 +151,7 @@ mod tests {
 
     #[test]
     fn weights_sum_to_one_and_mirror_with_the_taps() {
-        let statistics = Statistics::new(8, 5);
+        let mut statistics = Statistics::new(8, 5);
         let taps = [0.05, 0.1, 0.15, 0.2, 0.2, 0.15, 0.1, 0.03, 0.02];
         let there = statistics.weights(0, 5, 11, &taps);
         let back: Vec<f64> = taps.iter().rev().copied().collect();
@@ -142,9 +163,18 @@ mod tests {
     }
 
     #[test]
+    fn many_means_are_taken_for_their_pixels() {
+        let mut statistics = Statistics::new(2, 5000);
+        let taps = vec![1.0 / 9000.0; 9000];
+        let weights = statistics.weights(100, 4500, 200, &taps);
+        assert_eq!(weights.len(), 4500);
+        assert!(weights.iter().all(|weight| (weight - 2.0 / 9000.0).abs() < 1e-12));
+    }
+
+    #[test]
     fn a_ramp_comes_out_where_the_filter_would_put_it() {
         // The mean of a straight line over the taps, to a twentieth of a step, although no pixel is known.
-        let statistics = Statistics::new(8, 6);
+        let mut statistics = Statistics::new(8, 6);
         let taps: Vec<f64> = (0..21).map(|i| f64::from(11 - (i - 10_i32).abs()) / 121.0).collect();
         for start in 8..16 {
             let value: f64 = taps.iter().zip(start..).map(|(tap, x)| tap * f64::from(x)).sum();
