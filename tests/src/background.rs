@@ -10,7 +10,7 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{net::TcpStream, sync::watch, task::JoinSet};
 
 /// A server thread answers a change within this time or is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -113,6 +113,35 @@ impl<P> Drop for Background<P> {
         // The panic of the server is the test's failure, unless the test is failing already.
         if matches!(ended, Some(Err(_))) && !std::thread::panicking() {
             panic!("a server of the fault rig panicked; its words are above");
+        }
+    }
+}
+
+/// Takes connections until told to stop. `connection` gives what is to be done with one, and is told how many there are
+/// already; `None` closes it.
+pub(crate) async fn accept<F>(
+    listener: std::net::TcpListener,
+    mut ear: Ear<()>,
+    mut connection: impl FnMut(TcpStream, usize) -> Option<F>,
+) where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
+    // Dropped with this future, and the connections with it.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            told = ear.next() => match told {
+                Some(()) => ear.in_force(),
+                None => return,
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            Ok((client, _)) = listener.accept() => {
+                if let Some(work) = connection(client, connections.len()) {
+                    connections.spawn(work);
+                }
+            }
         }
     }
 }

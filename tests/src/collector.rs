@@ -2,7 +2,7 @@
 //!
 //! On a free port and a thread of its own. A silent one takes connections and requests and never answers.
 
-use crate::background::{Background, Ear};
+use crate::background::{self, Background, Ear};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response,
@@ -24,7 +24,6 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::task::JoinSet;
 
 /// The largest request: 512 spans of a kilobyte, many times over.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
@@ -130,26 +129,14 @@ impl Collector {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, mut ear: Ear<()>, kept: Arc<Mutex<Kept>>, silent: bool) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
-    // Dropped with this future, and the connections with it.
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            biased;
-            told = ear.next() => match told {
-                Some(()) => ear.in_force(),
-                None => return,
-            },
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            Ok((client, _)) = listener.accept() => {
-                lock(&kept).connections += 1;
-                let kept = kept.clone();
-                let service = service_fn(move |request| answer(request, kept.clone(), silent));
-                connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(client), service));
-            }
-        }
-    }
+async fn serve(listener: std::net::TcpListener, ear: Ear<()>, kept: Arc<Mutex<Kept>>, silent: bool) {
+    background::accept(listener, ear, |client, _| {
+        lock(&kept).connections += 1;
+        let kept = kept.clone();
+        let service = service_fn(move |request| answer(request, kept.clone(), silent));
+        Some(http1::Builder::new().serve_connection(TokioIo::new(client), service))
+    })
+    .await;
 }
 
 async fn answer(

@@ -21,7 +21,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::net::TcpStream;
 
 /// The largest body held: four times the largest object of a test.
 const MAX_BODY_BYTES: usize = 64 << 20;
@@ -215,25 +215,11 @@ struct Front {
 }
 
 impl Front {
-    async fn serve(self, listener: std::net::TcpListener, mut ear: Ear<()>) {
-        let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
-        // Dropped with this future, and the connections with it.
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                biased;
-                told = ear.next() => match told {
-                    Some(()) => ear.in_force(),
-                    None => return,
-                },
-                Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                Ok((client, _)) = listener.accept() => {
-                    if connections.len() < MAX_CONNECTIONS {
-                        connections.spawn(self.clone().connection(client));
-                    }
-                }
-            }
-        }
+    async fn serve(self, listener: std::net::TcpListener, ear: Ear<()>) {
+        background::accept(listener, ear, |client, open| {
+            (open < MAX_CONNECTIONS).then(|| self.clone().connection(client))
+        })
+        .await;
     }
 
     /// All requests of one connection, one after the other.

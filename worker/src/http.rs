@@ -9,6 +9,7 @@ use crate::{
     model::{Device, network},
     pipeline::meters::Meters,
 };
+use anyhow::Context;
 use axum::{
     Router,
     extract::State,
@@ -64,6 +65,18 @@ impl Health {
         let step = || *self.step.lock().unwrap_or_else(PoisonError::into_inner);
         self.started.get().ok_or_else(|| format!("starting: {}\n", step()))
     }
+}
+
+/// Serves on `address`, if there is to be an endpoint.
+///
+/// # Errors
+/// If the address cannot be bound; the words name it and the flag.
+pub async fn serve_if_asked(address: Option<SocketAddr>, health: &Arc<Health>) -> anyhow::Result<()> {
+    let Some(address) = address else { return Ok(()) };
+    serve(address, health.clone())
+        .await
+        .with_context(|| format!("the health endpoint cannot listen on {address}: choose another --http"))?;
+    Ok(())
 }
 
 /// Serves on `address` until the process ends; gives the address it is bound to.

@@ -123,11 +123,7 @@ async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> R
     let ledger = Arc::new(MemoryLedger::new());
     let meters = Arc::new(Meters::new());
     let health = Health::new(meters.clone());
-    if let Some(address) = args.http {
-        http::serve(address, health.clone()).await.with_context(|| {
-            format!("the health endpoint cannot listen on {address}: choose another --http")
-        })?;
-    }
+    http::serve_if_asked(args.http, &health).await?;
     let used = devices.clone();
     let seams =
         Seams { broker: broker.clone(), ledger: ledger.clone(), stores: stores.clone(), worker, meters };

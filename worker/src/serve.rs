@@ -32,11 +32,7 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
     tls::install_crypto_provider();
     let meters = Arc::new(Meters::new());
     let health = Health::new(meters.clone());
-    if let Some(address) = args.http {
-        http::serve(address, health.clone()).await.with_context(|| {
-            format!("the health endpoint cannot listen on {address}: choose another --http")
-        })?;
-    }
+    http::serve_if_asked(args.http, &health).await?;
     health.at("looking for its devices");
     let compute = args.compute.clone();
     let devices = tokio::task::spawn_blocking(move || assemble::devices(&compute)).await??;

@@ -31,12 +31,12 @@ pub(super) struct View {
 impl View {
     /// For an image with this header, whose pixels the recipe's resize and crop are to come from.
     pub(super) fn new(header: &Header<'_>, orientation: Orientation, recipe: &Recipe) -> Self {
-        let (width, height) = orientation.applied_to(header.width, header.height);
-        let plan = Plan::new(width, height, &recipe.input);
-        let filter = recipe.input.interpolation;
         if recipe.decode == Decode::Exact || header.lossless {
             return Self { denominator: 1, columns: (0, header.width) };
         }
+        let (width, height) = orientation.applied_to(header.width, header.height);
+        let plan = Plan::new(width, height, &recipe.input);
+        let filter = recipe.input.interpolation;
         // `Nearest` takes single pixels, which no mean is.
         let denominator = if filter == Interpolation::Nearest {
             1
