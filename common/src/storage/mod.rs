@@ -9,6 +9,7 @@ pub mod counted;
 pub mod local;
 pub mod memory;
 pub mod probe;
+pub mod reader;
 pub mod retry;
 pub mod s3;
 pub mod stores;
