@@ -2,16 +2,19 @@
 //!
 //! The bucket is the truth, so the contract is strict: a put is atomic and durable when it returns,
 //! `put_if_absent` has one winner, a listing is in byte order of the keys and complete, and a missing key
-//! is [`StorageError::NotFound`], never a transient error. Real: [`s3`] (aws-sdk-s3), [`local`] (folders).
-//! In memory: [`memory`]. All pass `contract::storage`. No type of a client library crosses this seam.
+//! is [`StorageError::NotFound`], never a transient error. Real: [`s3`] (aws-sdk-s3), [`local`] (folders),
+//! [`object`] (GCS and Azure, by object_store), [`web`] (http, reading only). In memory: [`memory`]. All pass `contract::storage`. No type of a client library crosses this seam.
 
 pub mod counted;
 pub mod local;
 pub mod memory;
+pub mod object;
 pub mod probe;
 pub mod retry;
 pub mod s3;
 pub mod stores;
+pub mod web;
+mod wire;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,7 +39,7 @@ pub enum StorageError {
     },
     /// The store refuses us.
     #[error(
-        "access to `{key}` is refused: {reason}; check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and the permissions"
+        "access to `{key}` is refused: {reason}; check {} and the permissions", credentials_of(key)
     )]
     Forbidden {
         /// The object or store.
@@ -95,6 +98,18 @@ pub enum Passing {
     TimedOut,
     /// A connection that cannot be made or breaks, or a store that is in trouble itself.
     Unavailable,
+}
+
+/// Where the credentials for a store come from.
+fn credentials_of(key: &str) -> &'static str {
+    match key.split_once("://").map(|(scheme, _)| scheme) {
+        Some("s3") => "the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE)",
+        Some("gs") => "the credentials (GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT)",
+        Some("az" | "abfss") => {
+            "the credentials (AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN)"
+        }
+        _ => "the owner",
+    }
 }
 
 impl StorageError {

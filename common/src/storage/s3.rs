@@ -10,6 +10,8 @@
 
 mod errors;
 
+pub(super) use errors::chain;
+
 use super::{
     ListPage, Object, ObjectMeta, Passing, PutOutcome, Storage, StorageError, counted::Counted,
     retry::RetryingStorage,

@@ -21,7 +21,7 @@ pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
 }
 
 /// The texts of an error and its causes. An outer text that only repeats the inner ones is left out.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(in crate::storage) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let (Some(error), true) = (next, texts.len() < MAX_CAUSES) {
