@@ -77,5 +77,5 @@ clean: stack-down ## remove what was built and what demo and bench-peers made, b
 	cargo clean
 	rm -rf .demo bench/peers/models bench/peers/corpus
 
-distclean: clean ## also remove the .venvs and .libtorch (downloads stay in the user's cache)
-	rm -rf .venv .libtorch bench/peers/.venv
+distclean: clean ## also remove the .venvs, .azurite and .libtorch (downloads stay in the user's cache)
+	rm -rf .venv .azurite .libtorch bench/peers/.venv

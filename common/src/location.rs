@@ -343,7 +343,10 @@ mod tests {
         else {
             panic!("a container of an account")
         };
-        assert_eq!((&*container, &*account.name, &*account.cloud, &*key), ("c", "acct", "core.windows.net", "x/y"));
+        assert_eq!(
+            (&*container, &*account.name, &*account.cloud, &*key),
+            ("c", "acct", "core.windows.net", "x/y")
+        );
         assert_eq!(
             parse("HTTPS://Example.com:8443/A/b.jpg?x=1").unwrap(),
             Location::Http { origin: "https://example.com:8443".into(), key: "A/b.jpg?x=1".into() }

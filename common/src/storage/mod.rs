@@ -38,9 +38,7 @@ pub enum StorageError {
         store: String,
     },
     /// The store refuses us.
-    #[error(
-        "access to `{key}` is refused: {reason}; check {} and the permissions", credentials_of(key)
-    )]
+    #[error("access to `{key}` is refused: {reason}; check {} and the permissions", credentials_of(key))]
     Forbidden {
         /// The object or store.
         key: String,
@@ -150,8 +148,8 @@ pub struct ObjectMeta {
     pub modified: Option<u64>,
 }
 
-/// One page of a listing: the objects, and how many entries had names that are not text (not UTF-8) and are
-/// therefore counted here instead of listed.
+/// One page of a listing: the objects, and how many entries have names that cannot be used (not UTF-8, or
+/// nothing that the store's client can ask for) and are therefore counted here instead of listed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListPage {
     /// In byte order of the keys, all after those of the page before.

@@ -29,10 +29,11 @@ use futures::{
 };
 use listing::{Listed, path_of};
 use object_store::{
-    GetOptions, GetRange, ObjectStoreExt, PutMode, PutOptions, PutPayload, list::PaginatedListOptions, path::Path,
+    GetOptions, GetRange, ObjectStoreExt, PutMode, PutOptions, PutPayload, list::PaginatedListOptions,
+    path::Path,
 };
-pub use open::{AzureConfig, GcsConfig};
 use open::Client;
+pub use open::{AzureConfig, GcsConfig};
 use std::fmt;
 use witness::{Seen, Witness};
 
@@ -100,7 +101,8 @@ impl ObjectBucket {
     }
 
     fn client(&self, key: &str) -> Result<&Client, StorageError> {
-        let unusable = |reason: &String| StorageError::Forbidden { key: self.url(key), reason: reason.clone() };
+        let unusable =
+            |reason: &String| StorageError::Forbidden { key: self.url(key), reason: reason.clone() };
         self.client.as_ref().map_err(unusable)
     }
 
@@ -111,9 +113,10 @@ impl ObjectBucket {
     fn path(&self, key: &str) -> Result<Path, StorageError> {
         path_of(key).ok_or_else(|| StorageError::Invalid {
             key: self.url(key),
-            reason: "its name has an empty part, `.`, `..` or a control character, which this store's client \
+            reason:
+                "its name has an empty part, `.`, `..` or a control character, which this store's client \
                      cannot express"
-                .to_owned(),
+                    .to_owned(),
         })
     }
 
@@ -124,8 +127,15 @@ impl ObjectBucket {
         }
     }
 
-    async fn read(&self, key: &str, options: GetOptions, max_bytes: u64) -> Result<Object, StorageError> {
-        let (client, path) = (self.client(key)?, self.path(key)?);
+    /// Reads an object or a part of it; with an error comes the status that the store gave, if it gave one.
+    async fn read(
+        &self,
+        key: &str,
+        options: GetOptions,
+        max_bytes: u64,
+    ) -> Result<Object, (StorageError, Option<u16>)> {
+        let before = |error| (error, None);
+        let (client, path) = (self.client(key).map_err(before)?, self.path(key).map_err(before)?);
         let reading = async {
             let found = client.objects.get_opts(&path, options).await.map_err(Ok)?;
             let (size, etag) = (found.meta.size, unquoted(found.meta.e_tag.clone()));
@@ -137,9 +147,30 @@ impl ObjectBucket {
         };
         match Witness::watch(false, reading).await {
             (Ok(object), _) => Ok(object),
-            (Err(Ok(error)), seen) => Err(self.failed(key, &seen, &error)),
-            (Err(Err(error)), _) => Err(error),
+            (Err(Ok(error)), seen) => {
+                let status = seen.answer.as_ref().map(|answer| answer.status);
+                Err((self.failed(key, &seen, &error), status))
+            }
+            (Err(Err(error)), _) => Err((error, None)),
         }
+    }
+
+    async fn part(
+        &self,
+        key: &str,
+        range: GetRange,
+        if_match: Option<String>,
+        max_bytes: u64,
+    ) -> Result<Object, Part> {
+        // Tags are written with quotes in headers.
+        let if_match = if_match.map(|etag| format!("\"{etag}\""));
+        let options = GetOptions { range: Some(range), if_match, ..GetOptions::default() };
+        self.read(key, options, max_bytes).await.map_err(|(error, status)| match status {
+            // A replaced object, where the tag was given, has another length too, perhaps. A good answer that is none to
+            // the question (Azurite's, of a range behind the end) says as little.
+            Some(412 | 416 | 200..=299) => Part::Unsatisfiable,
+            _ => Part::Failed(error),
+        })
     }
 
     async fn page(
@@ -185,7 +216,11 @@ impl ObjectBucket {
                 let taken = seen.answer.as_ref().is_some_and(|answer| {
                     answer.status == 412 || (answer.status == 409 && answer.code == "BlobAlreadyExists")
                 });
-                if create && taken { Ok(PutOutcome::AlreadyExists) } else { Err(self.failed(key, &seen, &error)) }
+                if create && taken {
+                    Ok(PutOutcome::AlreadyExists)
+                } else {
+                    Err(self.failed(key, &seen, &error))
+                }
             }
         }
     }
@@ -193,6 +228,13 @@ impl ObjectBucket {
 
 fn unquoted(etag: Option<String>) -> Option<String> {
     etag.map(|etag| etag.trim_matches('"').to_owned())
+}
+
+/// Why there is no part of an object.
+enum Part {
+    /// It has no such part, or is another object by now.
+    Unsatisfiable,
+    Failed(StorageError),
 }
 
 /// A listing under way.
@@ -228,7 +270,10 @@ impl Storage for ObjectBucket {
                 if let (Some(odd), false) = (odd, pages.said) {
                     pages.said = true;
                     let key = self.url(&odd);
-                    tracing::warn!(key, "keys like this one cannot be used and are left out; they are counted");
+                    tracing::warn!(
+                        key,
+                        "keys like this one cannot be used and are left out; they are counted"
+                    );
                 }
                 let empty = page == ListPage::default();
                 match next {
@@ -246,16 +291,16 @@ impl Storage for ObjectBucket {
     }
 
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
-        self.read(key, GetOptions::default(), max_bytes).await
+        self.read(key, GetOptions::default(), max_bytes).await.map_err(|(error, _)| error)
     }
 
     async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
         if len > 0 && self.suffixes {
-            let options = GetOptions { range: Some(GetRange::Suffix(len)), ..GetOptions::default() };
-            match self.read(key, options, len).await {
+            match self.part(key, GetRange::Suffix(len), None, len).await {
                 // No range can be satisfied in an object without bytes.
-                Err(StorageError::Other { reason, .. }) if reason.contains("HTTP 416") => {}
-                other => return other,
+                Err(Part::Unsatisfiable) => {}
+                Err(Part::Failed(error)) => return Err(error),
+                Ok(object) => return Ok(object),
             }
         }
         // A range of nothing cannot be written, and Azure knows no end without a length.
@@ -264,21 +309,37 @@ impl Storage for ObjectBucket {
         if begin == size {
             return Ok(Object { bytes: Bytes::new(), size, etag });
         }
-        let range = Some(GetRange::Bounded(begin..size));
-        let options = GetOptions { range, if_match: etag, ..GetOptions::default() };
-        match self.read(key, options, len).await {
-            Err(StorageError::Other { reason, .. }) if reason.contains("HTTP 412") => {
+        match self.part(key, GetRange::Bounded(begin..size), etag, len).await {
+            Ok(object) => Ok(object),
+            Err(Part::Failed(error)) => Err(error),
+            Err(Part::Unsatisfiable) => {
                 Err(self.transient(key, Passing::Unavailable, "it was replaced while it was read"))
             }
-            other => other,
         }
+    }
+
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        if len > 0 {
+            match self.part(key, GetRange::Bounded(offset..offset.saturating_add(len)), None, len).await {
+                Ok(object) => return Ok(object),
+                Err(Part::Failed(error)) => return Err(error),
+                // It begins at the end or behind it, or there is nothing at all.
+                Err(Part::Unsatisfiable) => {}
+            }
+        }
+        let ObjectMeta { size, etag, .. } = self.head(key).await?;
+        if len > 0 && offset < size {
+            return Err(self.other(key, format!("the store gives no bytes from {offset} on, of {size}")));
+        }
+        Ok(Object { bytes: Bytes::new(), size, etag })
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         let (client, path) = (self.client(key)?, self.path(key)?);
         match Witness::watch(false, client.objects.head(&path)).await {
             (Ok(meta), _) => {
-                Ok(ObjectMeta { key: key.to_owned(), size: meta.size, etag: unquoted(meta.e_tag) })
+                let modified = u64::try_from(meta.last_modified.timestamp()).ok();
+                Ok(ObjectMeta { key: key.to_owned(), size: meta.size, etag: unquoted(meta.e_tag), modified })
             }
             (Err(error), seen) => Err(self.failed(key, &seen, &error)),
         }
@@ -368,7 +429,8 @@ mod tests {
 
     #[test]
     fn a_refusal_inside_a_batch_is_found() {
-        let body = "--x\r\nContent-ID: 0\r\n\r\nHTTP/1.1 503 Busy\r\nx-ms-error-code: ServerBusy\r\n\r\n--x--";
+        let body =
+            "--x\r\nContent-ID: 0\r\n\r\nHTTP/1.1 503 Busy\r\nx-ms-error-code: ServerBusy\r\n\r\n--x--";
         let answer = Some(witness::Answer { status: 202, ..witness::Answer::default() });
         let seen = Seen { answer, body: Some(Bytes::from_static(body.as_bytes())), ..Seen::default() };
         let answer = seen_in_batch(seen).answer.unwrap();

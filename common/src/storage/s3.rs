@@ -68,6 +68,13 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// The most that S3 gives in one page.
 const PAGE_OBJECTS: i32 = 1000;
 
+/// Variables that switch signatures off, for public buckets: ours, and the one that readers of tables have.
+const ANONYMOUS: [&str; 2] = ["TRAWL_S3_ANONYMOUS", "AWS_SKIP_SIGNATURE"];
+
+/// Where the bucket stands in a request: `path` or `virtual` (in the host's name). The default is `path` for an endpoint
+/// of one's own, as servers at an address have to have it.
+const ADDRESSING: &str = "TRAWL_S3_ADDRESSING";
+
 /// A bucket, with retries, each of which is counted.
 pub type S3Storage = RetryingStorage<Counted<S3Bucket>>;
 
@@ -94,25 +101,33 @@ impl fmt::Debug for S3Config {
 }
 
 impl S3Storage {
-    /// The bucket as the environment describes its store: `AWS_ENDPOINT_URL` (then with the bucket in the path),
-    /// `AWS_REGION`, `AWS_PROFILE` and the files of the AWS tools, and their ways to find credentials.
+    /// The bucket as the environment describes its store: `AWS_ENDPOINT_URL` (then with the bucket in the path, unless
+    /// `TRAWL_S3_ADDRESSING` says otherwise), `AWS_REGION`, `AWS_PROFILE` and the files of the AWS tools, and their ways
+    /// to find credentials, or none of them (`TRAWL_S3_ANONYMOUS`).
     /// Nothing is sent: the first request says whether bucket and credentials are good.
     pub async fn from_env(bucket: &str) -> Self {
         // Not the default chain for regions, which ends at the EC2 metadata service.
         let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
             .or_else(ProfileFileRegionProvider::new())
             .or_else(Region::from_static(DEFAULT_REGION));
-        let shared = aws_config::defaults(BehaviorVersion::latest())
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(region)
             .http_client(http_client())
             .timeout_config(timeouts(READ_TIMEOUT))
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(stall_protection())
-            .identity_cache(IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT).build())
-            .load()
-            .await;
+            .identity_cache(IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT).build());
+        if ANONYMOUS.iter().any(|name| is_on(env::var(name).ok().as_deref())) {
+            loader = loader.no_credentials();
+        }
+        let shared = loader.load().await;
         let own_endpoint = shared.endpoint_url().is_some() || env::var_os("AWS_ENDPOINT_URL_S3").is_some();
-        let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(own_endpoint).build();
+        let path_style = match env::var(ADDRESSING).as_deref() {
+            Ok("path") => true,
+            Ok("virtual") => false,
+            _ => own_endpoint,
+        };
+        let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style).build();
         Self::new(Counted::new(S3Bucket::new(bucket, Client::from_conf(config))))
     }
 
@@ -131,6 +146,13 @@ impl S3Storage {
             .build();
         Self::new(Counted::new(S3Bucket::new(bucket, Client::from_conf(config))))
     }
+}
+
+/// Whether a variable switches something on.
+fn is_on(value: Option<&str>) -> bool {
+    value.is_some_and(|value| {
+        !matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "false" | "no" | "off")
+    })
 }
 
 fn http_client() -> SharedHttpClient {

@@ -111,7 +111,9 @@ mod tests {
     async fn one_store_a_bucket_and_a_bounded_number_of_web_servers() {
         let stores = Stores::in_memory();
         let open = async |text: &str| stores.open(&Location::parse(text, Path::new("/")).unwrap()).await;
-        for text in ["s3://b/x", "gs://b/x", "az://b/x", "abfss://b@acct.dfs.core.windows.net/x", "https://h/x"] {
+        for text in
+            ["s3://b/x", "gs://b/x", "az://b/x", "abfss://b@acct.dfs.core.windows.net/x", "https://h/x"]
+        {
             let (first, second) = (open(text).await, open(&format!("{text}/y")).await);
             assert!(Arc::ptr_eq(&first, &second), "{text}");
             assert!(text.starts_with(first.name()), "{} for {text}", first.name());

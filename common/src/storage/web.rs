@@ -72,7 +72,12 @@ impl WebServer {
     }
 
     fn transient(&self, key: &str, cause: Passing, reason: impl Into<String>) -> StorageError {
-        StorageError::Transient { store: self.origin.clone(), key: self.url(key), cause, reason: reason.into() }
+        StorageError::Transient {
+            store: self.origin.clone(),
+            key: self.url(key),
+            cause,
+            reason: reason.into(),
+        }
     }
 
     fn troubled(&self, key: &str, trouble: Trouble) -> StorageError {
@@ -191,6 +196,57 @@ impl WebServer {
     }
 }
 
+impl WebServer {
+    /// What a request of no bytes tells: a range of nothing cannot be written.
+    async fn nothing_of(&self, key: &str) -> Result<Object, StorageError> {
+        let meta = self.head(key).await?;
+        Ok(Object { bytes: Bytes::new(), size: meta.size, etag: meta.etag })
+    }
+
+    /// The part that `range` names, of at most `len` bytes, and of `expected` in an object of the size that it is
+    /// given (`None`: it begins behind the end).
+    async fn part(
+        &self,
+        key: &str,
+        range: String,
+        len: u64,
+        expected: impl Fn(u64) -> Option<u64> + Send,
+    ) -> Result<Object, StorageError> {
+        let answer = match self.ask(&Method::GET, key, Some(range.clone())).await {
+            // Nothing of it: the object has no bytes, or ends before.
+            Err(StorageError::Other { reason, .. }) if reason == "HTTP 416" => {
+                let nothing = self.nothing_of(key).await?;
+                return match expected(nothing.size) {
+                    None | Some(0) => Ok(nothing),
+                    Some(_) => Err(self.other(key, reason)),
+                };
+            }
+            other => other?,
+        };
+        if answer.status() == StatusCode::PARTIAL_CONTENT {
+            let size = total(&answer)
+                .ok_or_else(|| self.other(key, "the server does not say how long the whole is"))?;
+            let (bytes, etag) = self.read(key, answer, len).await?;
+            if Some(bytes.len() as u64) != expected(size) {
+                let reason = format!("{} bytes came of {size} where {range} was asked for", bytes.len());
+                return Err(self.other(key, reason));
+            }
+            return Ok(Object { bytes, size, etag });
+        }
+        // The whole, as servers answer that know no ranges. Good enough if that is what was asked for.
+        match self.read(key, answer, len).await {
+            Ok((bytes, etag)) if expected(bytes.len() as u64).unwrap_or(0) == bytes.len() as u64 => {
+                Ok(Object { size: bytes.len() as u64, bytes, etag })
+            }
+            Ok(_) | Err(StorageError::TooLarge { .. }) => {
+                Err(self
+                    .other(key, "the server gives whole objects only, and a part of this one is asked for"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 fn number(answer: &Response<Incoming>, name: header::HeaderName) -> Option<u64> {
     answer.headers().get(name)?.to_str().ok()?.trim().parse().ok()
 }
@@ -233,59 +289,39 @@ impl Storage for WebServer {
 
     async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
         if len == 0 {
-            // A range of nothing cannot be written.
-            let meta = self.head(key).await?;
-            return Ok(Object { bytes: Bytes::new(), size: meta.size, etag: meta.etag });
+            return self.nothing_of(key).await;
         }
-        let answer = match self.ask(&Method::GET, key, Some(format!("bytes=-{len}"))).await {
-            // No range can be satisfied in an object without bytes.
-            Err(StorageError::Other { reason, .. }) if reason == "HTTP 416" => {
-                let meta = self.head(key).await?;
-                return match meta.size {
-                    0 => Ok(Object { bytes: Bytes::new(), size: 0, etag: meta.etag }),
-                    _ => Err(self.other(key, reason)),
-                };
-            }
-            other => other?,
-        };
-        if answer.status() == StatusCode::PARTIAL_CONTENT {
-            let size = total(&answer)
-                .ok_or_else(|| self.other(key, "the server does not say how long the whole is"))?;
-            let (bytes, etag) = self.read(key, answer, len).await?;
-            if bytes.len() as u64 != len.min(size) {
-                let reason = format!("{} bytes came where the last {len} of {size} were asked for", bytes.len());
-                return Err(self.other(key, reason));
-            }
-            return Ok(Object { bytes, size, etag });
+        self.part(key, format!("bytes=-{len}"), len, |size| Some(len.min(size))).await
+    }
+
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        if len == 0 {
+            return self.nothing_of(key).await;
         }
-        // The whole, as servers answer that know no ranges.
-        match self.read(key, answer, len).await {
-            Ok((bytes, etag)) => Ok(Object { size: bytes.len() as u64, bytes, etag }),
-            Err(StorageError::TooLarge { .. }) => {
-                Err(self.other(key, "the server gives whole objects only, and this one's end is asked for"))
-            }
-            Err(error) => Err(error),
-        }
+        let last = offset.saturating_add(len - 1);
+        let expected = |size: u64| (offset < size).then(|| len.min(size - offset));
+        self.part(key, format!("bytes={offset}-{last}"), len, expected).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
-        let (answer, size) = match self.ask(&Method::HEAD, key, None).await {
-            // Servers that know GET alone; the first byte's range tells the size.
-            Err(StorageError::Other { reason, .. }) if reason == "HTTP 405" || reason == "HTTP 501" => {
-                let answer = self.ask(&Method::GET, key, Some("bytes=0-0".to_owned())).await?;
-                let size = total(&answer).or_else(|| {
-                    (answer.status() == StatusCode::OK).then(|| length(&answer)).flatten()
-                });
-                (answer, size)
-            }
-            Err(error) => return Err(error),
-            Ok(answer) => {
-                let size = length(&answer);
-                (answer, size)
-            }
+        let asked = self.ask(&Method::HEAD, key, None).await;
+        let get_alone = |error: &StorageError| matches!(error, StorageError::Other { reason, .. } if reason == "HTTP 405" || reason == "HTTP 501");
+        let answer = match asked {
+            Ok(answer) if length(&answer).is_some() => answer,
+            Err(error) if !get_alone(&error) => return Err(error),
+            // Servers that know GET alone, or say no length: the range of the first byte tells it.
+            _ => match self.ask(&Method::GET, key, Some("bytes=0-0".to_owned())).await {
+                Err(StorageError::Other { reason, .. }) if reason == "HTTP 416" => {
+                    return Ok(ObjectMeta { key: key.to_owned(), size: 0, etag: None, modified: None });
+                }
+                other => other?,
+            },
         };
+        let size = total(&answer).or_else(|| length(&answer));
         let size = size.ok_or_else(|| self.other(key, "the server does not say how long it is"))?;
-        Ok(ObjectMeta { key: key.to_owned(), size, etag: etag(&answer) })
+        let modified =
+            answer.headers().get(header::LAST_MODIFIED).and_then(|date| wire::seconds(date.to_str().ok()?));
+        Ok(ObjectMeta { key: key.to_owned(), size, etag: etag(&answer), modified })
     }
 
     async fn put(&self, key: &str, _: Bytes) -> Result<(), StorageError> {

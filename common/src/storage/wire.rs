@@ -8,6 +8,7 @@ pub(super) mod guard;
 
 use super::Passing;
 use crate::{disposition::describe, tls};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use guard::{Addresses, PrivateAddress, Resolver};
@@ -172,6 +173,13 @@ where
         }
         _ => Ok(bytes.freeze()),
     }
+}
+
+/// Seconds since 1970, from a date as headers have it or as listings do (RFC 3339).
+pub(super) fn seconds(date: &str) -> Option<u64> {
+    let parsed = DateTime::from_str(date, DateTimeFormat::HttpDate);
+    let parsed = parsed.or_else(|_| DateTime::from_str(date, DateTimeFormat::DateTime));
+    u64::try_from(parsed.ok()?.secs()).ok()
 }
 
 fn broken(reason: String) -> Unread {

@@ -14,8 +14,14 @@ use crate::storage::{Passing, StorageError, s3, wire::Trouble};
 const NO_BUCKET: [&str; 4] = ["NoSuchBucket", "ContainerNotFound", "FilesystemNotFound", "AccountNotFound"];
 
 /// Codes for "you ask too much", whatever the status.
-const THROTTLED: [&str; 6] =
-    ["SlowDown", "ServerBusy", "TooManyRequests", "RateLimitExceeded", "rateLimitExceeded", "UserRateLimitExceeded"];
+const THROTTLED: [&str; 6] = [
+    "SlowDown",
+    "ServerBusy",
+    "TooManyRequests",
+    "RateLimitExceeded",
+    "rateLimitExceeded",
+    "UserRateLimitExceeded",
+];
 
 /// Codes for a key that no object can have.
 const NO_KEY: [&str; 6] = [
@@ -43,9 +49,11 @@ impl ObjectBucket {
             Some(Err(Trouble::Passing(_, reason) | Trouble::NoHost(reason) | Trouble::Lasting(reason))) => {
                 self.no_credentials(key, reason)
             }
-            Some(Ok(answer)) if is_transient_status(answer.status) => {
-                self.transient(key, passing(answer), format!("whoever gives out tokens says {}", words(answer)))
-            }
+            Some(Ok(answer)) if is_transient_status(answer.status) => self.transient(
+                key,
+                passing(answer),
+                format!("whoever gives out tokens says {}", words(answer)),
+            ),
             Some(Ok(answer)) => self.no_credentials(key, &words(answer)),
             None => self.other(key, without_values(&s3::chain(error))),
         }
@@ -186,7 +194,8 @@ mod tests {
         let bucket = bucket().await;
         let failed = |no_token| {
             let seen = Seen { no_token: Some(no_token), ..Seen::default() };
-            let error = object_store::Error::NotImplemented { operation: String::new(), implementer: String::new() };
+            let error =
+                object_store::Error::NotImplemented { operation: String::new(), implementer: String::new() };
             bucket.failed("k", &seen, &error)
         };
         assert!(failed(Ok(answer(400, "invalid_grant"))).is_forbidden());

@@ -4,7 +4,7 @@
 //! control character). Such keys are counted, folder markers are passed on as S3 lists them. It must never drop an
 //! entry without counting it.
 
-use crate::storage::{ListPage, ObjectMeta};
+use crate::storage::{ListPage, ObjectMeta, wire};
 use object_store::path::Path;
 use quick_xml::{
     Reader,
@@ -35,6 +35,7 @@ struct Entry {
     encoded: bool,
     size: u64,
     etag: Option<String>,
+    modified: Option<u64>,
     folder: bool,
 }
 
@@ -124,6 +125,7 @@ fn end(listed: &mut Listed, open: &[String], text: String, entry: &mut Option<En
         "Key" | "Name" => reading.key = text,
         "Size" | "Content-Length" => reading.size = text.trim().parse().unwrap_or(0),
         "ETag" | "Etag" => reading.etag = Some(text.trim_matches('"').to_owned()),
+        "LastModified" | "Last-Modified" => reading.modified = wire::seconds(text.trim()),
         "ResourceType" => reading.folder = text == "directory",
         _ => {}
     }
@@ -141,7 +143,8 @@ fn take(listed: &mut Listed, entry: Entry, after: Option<&str>) {
         listed.odd.get_or_insert(entry.key);
         return;
     }
-    listed.page.objects.push(ObjectMeta { key: entry.key, size: entry.size, etag: entry.etag });
+    let Entry { key, size, etag, modified, .. } = entry;
+    listed.page.objects.push(ObjectMeta { key, size, etag, modified });
 }
 
 #[cfg(test)]
@@ -150,7 +153,8 @@ mod tests {
 
     const GCS: &str = "<?xml version='1.0'?><ListBucketResult xmlns='http://doc.s3.amazonaws.com/2006-03-01'>\
         <Name>b</Name><Prefix>x</Prefix><NextContinuationToken>to&amp;ken</NextContinuationToken>\
-        <Contents><Key>a b &amp; &#x1F408;.jpg</Key><ETag>\"e1\"</ETag><Size>7</Size><Owner><ID>i</ID></Owner></Contents>\
+        <Contents><Key>a b &amp; &#x1F408;.jpg</Key><ETag>\"e1\"</ETag><Size>7</Size>\
+        <LastModified>2014-01-27T22:48:29.250Z</LastModified><Owner><ID>i</ID></Owner></Contents>\
         <Contents><Key> lead </Key><Size>1</Size></Contents>\
         <Contents><Key>a//b.jpg</Key><Size>1</Size></Contents>\
         <Contents><Key>x/../y</Key><Size>1</Size></Contents>\
@@ -158,7 +162,8 @@ mod tests {
         <Contents><Key>dir/</Key><Size>0</Size></Contents></ListBucketResult>";
 
     const AZURE: &str = "\u{feff}<?xml version=\"1.0\"?><EnumerationResults ContainerName=\"c\"><Prefix>p</Prefix>\
-        <Blobs><Blob><Name>a.jpg</Name><Properties><Etag>0x1</Etag><Content-Length>5</Content-Length></Properties></Blob>\
+        <Blobs><Blob><Name>a.jpg</Name><Properties><Etag>0x1</Etag>\
+        <Last-Modified>Mon, 27 Jan 2014 22:48:29 GMT</Last-Modified><Content-Length>5</Content-Length></Properties></Blob>\
         <Blob><Name>d</Name><Properties><Content-Length>0</Content-Length><ResourceType>directory</ResourceType>\
         </Properties></Blob><Blob><Name Encoded=\"true\">odd%EF%BF%BE</Name><Properties/></Blob>\
         <Blob><Name>b.jpg</Name><Properties><Content-Length>6</Content-Length></Properties></Blob></Blobs>\
@@ -173,6 +178,7 @@ mod tests {
         let listed = parse(GCS.as_bytes(), None).unwrap();
         assert_eq!(keys(&listed), [("a b & 🐈.jpg", 7), (" lead ", 1), ("dir/", 0)]);
         assert_eq!(listed.page.objects[0].etag.as_deref(), Some("e1"));
+        assert_eq!(listed.page.objects[0].modified, Some(1_390_862_909));
         assert_eq!((listed.page.unlistable, listed.odd.as_deref()), (3, Some("a//b.jpg")));
         assert_eq!(listed.next.as_deref(), Some("to&ken"));
     }
@@ -181,6 +187,7 @@ mod tests {
     fn folders_are_no_blobs_and_encoded_names_are_counted() {
         let listed = parse(AZURE.trim_start_matches('\u{feff}').as_bytes(), None).unwrap();
         assert_eq!(keys(&listed), [("a.jpg", 5), ("b.jpg", 6)]);
+        assert_eq!(listed.page.objects[0].modified, Some(1_390_862_909));
         assert_eq!((listed.page.unlistable, listed.next), (1, None));
         let rest = parse(AZURE.as_bytes(), Some("a.jpg")).unwrap();
         assert_eq!(keys(&rest), [("b.jpg", 6)]);

@@ -11,9 +11,9 @@ use crate::{
     storage::{s3, wire::Wire, wire::guard::Addresses},
 };
 use object_store::{
-    ObjectStore, RetryConfig,
+    ObjectStore, RetryConfig, StaticCredentialProvider,
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
-    gcp::GoogleCloudStorageBuilder,
+    gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey},
     list::PaginatedListStore,
 };
 use std::{env, fmt, sync::Arc, time::Duration};
@@ -82,6 +82,12 @@ pub(super) async fn gcs(bucket: &str, config: Option<GcsConfig>) -> Result<Clien
             }
             None => gcs_from_env(),
         };
+        let anonymous = builder.get_config_value(&GoogleConfigKey::SkipSignature);
+        let builder = match anonymous.as_deref() {
+            // object_store asks for a token before it writes, even so.
+            Some("true") => builder.with_credentials(Arc::new(StaticCredentialProvider::new(nobody()))),
+            _ => builder,
+        };
         let built = builder
             .with_bucket_name(bucket)
             .with_http_connector(connector)
@@ -89,11 +95,16 @@ pub(super) async fn gcs(bucket: &str, config: Option<GcsConfig>) -> Result<Clien
             .build()
             .map_err(|error| said(&error))?;
         let store = Arc::new(built);
-        let named = ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY"];
+        let named =
+            ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY"];
         let asks_the_machine = !given && named.iter().all(|name| env::var_os(name).is_none());
         Ok(Client { objects: store.clone(), lister: store, asks_the_machine })
     })
     .await
+}
+
+fn nobody() -> GcpCredential {
+    GcpCredential { bearer: String::new() }
 }
 
 fn gcs_from_env() -> GoogleCloudStorageBuilder {
@@ -127,9 +138,8 @@ pub(super) async fn azure(
             None => azure_from_env(account)?,
         };
         let key = |key| builder.get_config_value(&key).is_some();
-        let asks_the_machine = !given
-            && !key(AzureConfigKey::ClientSecret)
-            && !key(AzureConfigKey::FederatedTokenFile);
+        let asks_the_machine =
+            !given && !key(AzureConfigKey::ClientSecret) && !key(AzureConfigKey::FederatedTokenFile);
         let built = builder
             .with_container_name(container)
             .with_http_connector(connector)
@@ -144,7 +154,9 @@ pub(super) async fn azure(
 
 fn azure_from_env(account: Option<AzureAccount>) -> Result<MicrosoftAzureBuilder, String> {
     let mut builder = MicrosoftAzureBuilder::from_env();
-    if env::var_os("AZURE_STORAGE_USE_EMULATOR").is_none() && env::var_os("AZURITE_BLOB_STORAGE_URL").is_some() {
+    if env::var_os("AZURE_STORAGE_USE_EMULATOR").is_none()
+        && env::var_os("AZURITE_BLOB_STORAGE_URL").is_some()
+    {
         builder = builder.with_use_emulator(true);
     }
     if let Ok(text) = env::var("AZURE_STORAGE_CONNECTION_STRING") {

@@ -119,9 +119,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let embedded = |high: u16, low: u16| {
-        is_public_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
-    };
+    let embedded =
+        |high: u16, low: u16| is_public_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match address.segments() {
         // Unspecified, loopback, mapped and compatible IPv4: the last is long out of use and leads nowhere good.
         [0, 0, 0, 0, 0, 0xffff, high, low] => embedded(high, low),
