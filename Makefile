@@ -24,7 +24,7 @@ demo: ## label 25 photos with EfficientNet-Lite0, no servers needed, and check t
 	@$(SETUP) build python
 	@./scripts/demo.sh
 
-test: ## everything: build, unit, contract and Python tests, then against private RabbitMQ, Redis and S3
+test: ## everything: build, unit, contract and Python tests, then against private RabbitMQ, Redis, S3 and Azure
 	@$(SETUP)
 	cargo build --workspace --all-targets
 	cargo test --workspace

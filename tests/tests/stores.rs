@@ -31,6 +31,9 @@ use trawl_tests::{
 
 const IMAGES: u32 = 20;
 
+/// One image at a time: how many go through the model together moves the last bit of a probability.
+const ONE_BY_ONE: [&str; 2] = ["--micro-batch", "1"];
+
 /// Long enough for a debug build on two busy cores.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -85,7 +88,7 @@ impl Rig {
     fn embedded(&self, source: &str, out: &str) -> Ended {
         let mut command = self.command("trawl");
         command.args(["run", source, "--out", out, "--batch-size", "7", "--output", "json", "--model"]);
-        run(command.arg(tiny_model()))
+        run(command.arg(tiny_model()).args(ONE_BY_ONE))
     }
 
     /// The rows of an output, by the name of their image and without what differs between stores.
@@ -150,7 +153,10 @@ fn workers_read_one_cloud_and_write_another() {
     rig.upload(&*rig.google);
     let (name, bucket) = (&rig.name, Gcs::BUCKET);
     let mut worker = rig.command("trawl-worker");
-    worker.args(["--queue", name, "--threads", "1", "--cache"]).arg(rig.dir.path().join("cache"));
+    worker
+        .args(ONE_BY_ONE)
+        .args(["--queue", name, "--threads", "1", "--cache"])
+        .arg(rig.dir.path().join("cache"));
     let worker = Running::start(&mut worker, rig.dir.path());
     worker.wait_for_log("worker ready", PATIENCE);
     for (source, out, store) in [
@@ -182,7 +188,7 @@ fn names_that_cannot_be_used_are_reported() {
         .arg(tiny_model());
     let found = run(&mut dry).expect(0);
     assert_eq!((&found.json()["images"], &found.json()["unlistable"]), (&IMAGES.into(), &3.into()));
-    assert!(found.stderr.contains("a//b.png"), "{}", found.stderr);
+    assert!(found.stderr.contains("/../d.png"), "the first is named: {}", found.stderr);
     let ended = rig.embedded(&source, "out").expect(0);
     assert_eq!(ended.json()["images_ok"], IMAGES);
 }

@@ -8,8 +8,8 @@ pub(super) mod guard;
 
 use super::Passing;
 use crate::{disposition::describe, tls};
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use bytes::{Bytes, BytesMut};
+use chrono::DateTime;
 use futures::{Stream, StreamExt};
 use guard::{Addresses, PrivateAddress, Resolver};
 use http_body_util::Full;
@@ -177,9 +177,8 @@ where
 
 /// Seconds since 1970, from a date as headers have it or as listings do (RFC 3339).
 pub(super) fn seconds(date: &str) -> Option<u64> {
-    let parsed = DateTime::from_str(date, DateTimeFormat::HttpDate);
-    let parsed = parsed.or_else(|_| DateTime::from_str(date, DateTimeFormat::DateTime));
-    u64::try_from(parsed.ok()?.secs()).ok()
+    let parsed = DateTime::parse_from_rfc2822(date).or_else(|_| DateTime::parse_from_rfc3339(date));
+    u64::try_from(parsed.ok()?.timestamp()).ok()
 }
 
 fn broken(reason: String) -> Unread {

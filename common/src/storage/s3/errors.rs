@@ -222,7 +222,7 @@ mod tests {
             aws_sdk_s3::Config::builder()
                 .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
                 .region(aws_sdk_s3::config::Region::from_static("us-east-1"))
-                .http_client(super::super::http_client())
+                .http_client(super::super::open::http_client())
                 .build(),
         );
         S3Bucket::new("b", client)
