@@ -99,23 +99,31 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
+/// Networks that are not the internet's, and how many of their first bits count.
+const SPECIAL_V4: [(Ipv4Addr, u32); 17] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),          // this network
+    (Ipv4Addr::new(10, 0, 0, 0), 8),         // private
+    (Ipv4Addr::new(100, 64, 0, 0), 10),      // carrier-grade NAT
+    (Ipv4Addr::new(127, 0, 0, 0), 8),        // loopback
+    (Ipv4Addr::new(168, 63, 129, 16), 32),   // what machines of Azure ask about themselves
+    (Ipv4Addr::new(169, 254, 0, 0), 16),     // link-local; the same of the other clouds
+    (Ipv4Addr::new(172, 16, 0, 0), 12),      // private
+    (Ipv4Addr::new(192, 0, 0, 0), 24),       // protocols
+    (Ipv4Addr::new(192, 0, 2, 0), 24),       // documentation
+    (Ipv4Addr::new(192, 88, 99, 0), 24),     // 6to4 relays
+    (Ipv4Addr::new(192, 168, 0, 0), 16),     // private
+    (Ipv4Addr::new(198, 18, 0, 0), 15),      // benchmarks
+    (Ipv4Addr::new(198, 51, 100, 0), 24),    // documentation
+    (Ipv4Addr::new(203, 0, 113, 0), 24),     // documentation
+    (Ipv4Addr::new(224, 0, 0, 0), 4),        // multicast
+    (Ipv4Addr::new(240, 0, 0, 0), 4),        // reserved
+    (Ipv4Addr::new(255, 255, 255, 255), 32), // broadcast
+];
+
 fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, d] = address.octets();
-    !matches!(
-        [a, b, c, d],
-        [0 | 10 | 127, ..]                   // this network, private, loopback
-            | [100, 64..=127, ..]            // carrier-grade NAT
-            | [169, 254, ..]                 // link-local; the metadata services
-            | [168, 63, 129, 16]             // the same of Azure
-            | [172, 16..=31, ..]             // private
-            | [192, 0, 0 | 2, _]             // protocols, documentation
-            | [192, 88, 99, _]               // 6to4 relays
-            | [192, 168, ..]                 // private
-            | [198, 18 | 19, ..]             // benchmarks
-            | [198, 51, 100, _]              // documentation
-            | [203, 0, 113, _]               // documentation
-            | [224..=255, ..] // multicast, reserved, broadcast
-    )
+    let within =
+        |&(network, bits): &(Ipv4Addr, u32)| (address.to_bits() ^ network.to_bits()).leading_zeros() >= bits;
+    !SPECIAL_V4.iter().any(within)
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
