@@ -47,7 +47,8 @@ pub enum OutputFormat {
 /// The flags that describe a job.
 #[derive(Debug, Clone, Args)]
 pub struct JobArgs {
-    /// Folders, files, globs or s3:// prefixes to take images from
+    /// Folders, files, globs or prefixes of buckets (s3://, gs://, az://, abfss://) to take images from; archives, tables
+    /// and lists of images
     #[arg(required_unless_present = "from_failures", value_name = "SOURCE")]
     pub sources: Vec<String>,
 
@@ -55,11 +56,11 @@ pub struct JobArgs {
     #[command(flatten)]
     pub select: SourceArgs,
 
-    /// Model bundle: a TorchScript file with its trawl.json, local or s3://
+    /// Model bundle: a TorchScript file with its trawl.json, local, in a bucket or on the web
     #[arg(long, value_name = "BUNDLE")]
     pub model: String,
 
-    /// Where the Parquet goes: a folder or an s3:// prefix
+    /// Where the Parquet goes: a folder or a prefix in a bucket (s3://, gs://, az://, abfss://)
     #[arg(long, value_name = "OUT")]
     pub out: String,
 
@@ -122,7 +123,11 @@ impl JobArgs {
     /// # Errors
     /// If the text names no place.
     pub fn out_location(&self, base_dir: &Path) -> Result<Location, LocationError> {
-        Ok(Location::parse(&self.out, base_dir)?.without_trailing_slash())
+        let out = Location::parse(&self.out, base_dir)?.without_trailing_slash();
+        match out {
+            Location::Http { .. } => Err(LocationError::ReadOnly(out.root())),
+            out => Ok(out),
+        }
     }
 
     /// The spec of this job, once the model's digest and final place are known. `base_dir` is the working
@@ -168,6 +173,19 @@ impl JobArgs {
         spec.job = self.job_id.clone().unwrap_or_else(|| spec.derived_id());
         Ok(spec)
     }
+}
+
+/// Where URLs may lead.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct AddressArgs {
+    /// Let http(s):// lead to private, loopback and link-local addresses too
+    #[arg(
+        long,
+        env = "TRAWL_ALLOW_PRIVATE_ADDRESSES",
+        value_parser = FalseyValueParser::new(),
+        global = true
+    )]
+    pub allow_private_addresses: bool,
 }
 
 /// Where the services are.

@@ -166,12 +166,7 @@ impl Scope {
     }
 
     fn is_output(&self, source: &Source, key: &str) -> bool {
-        let same_store = match (&source.location, self.out.root()) {
-            (Location::Local { .. }, Location::Local { .. }) => true,
-            (Location::S3 { bucket, .. }, Location::S3 { bucket: out, .. }) => bucket == out,
-            _ => false,
-        };
-        if !same_store {
+        if !source.location.same_store(self.out.root()) {
             return false;
         }
         let (folder, out) = (source.folder(), self.out.prefix());

@@ -31,7 +31,7 @@ pub struct DryRun {
     pub by_extension: BTreeMap<String, u64>,
     /// Objects left out by the filters.
     pub skipped: u64,
-    /// Entries whose names are not text.
+    /// Entries whose names cannot be used: not text, or nothing the store's client can ask for.
     pub unlistable: u64,
     /// The first keys, in the plan's order.
     pub first_keys: Vec<String>,

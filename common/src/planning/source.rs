@@ -1,6 +1,6 @@
 //! One source of a job: what to list for it, and how the keys of its rows are spelled.
 //!
-//! A folder, a file, a local glob, an `s3://` prefix, object or glob. Users join their tables on the row
+//! A folder, a file, a local glob, a prefix, object or glob of a bucket. Users join their tables on the row
 //! keys, so a key is the source as it was given plus the path below it, and nothing is made absolute.
 
 use super::{PlanError, kind::kind_of};
@@ -57,7 +57,8 @@ impl Source {
         exists: impl Fn(&Path) -> bool,
     ) -> Result<Self, PlanError> {
         let location = Location::parse(given, base_dir)?;
-        if let Location::S3 { bucket, key } = &location {
+        if !location.is_local() {
+            let key = location.key();
             return match key.find(GLOB_CHARACTERS) {
                 Some(at) => Self::glob(given, asked, at + given.len() - key.len(), base_dir),
                 None => Ok(Self {
@@ -68,7 +69,8 @@ impl Source {
                         Reach::ExactOrBelow
                     },
                     kind: kind_of(asked, given),
-                    row_prefix: format!("s3://{bucket}/{key}"),
+                    // The store as it was spelled: an account may be written in two ways.
+                    row_prefix: format!("{}/{key}", given[..given.len() - key.len()].trim_end_matches('/')),
                     location,
                 }),
             };
@@ -201,6 +203,11 @@ mod tests {
         assert_eq!(row_key("s3://b/x", "x"), "s3://b/x");
         assert_eq!(row_key("s3://b/x", "x/a.jpg"), "s3://b/x/a.jpg");
         assert_eq!(row_key("s3://b/x/", "x//../a.jpg"), "s3://b/x//../a.jpg");
+        assert_eq!(row_key("gs://b", "x/a.jpg"), "gs://b/x/a.jpg");
+        assert_eq!(row_key("az://c/x", "x/a.jpg"), "az://c/x/a.jpg");
+        let account = "abfs://c@Acct.blob.core.windows.net";
+        assert_eq!(row_key(account, "x/a.jpg"), format!("{account}/x/a.jpg"));
+        assert_eq!(row_key(&format!("{account}/*/a.jpg"), "x/a.jpg"), format!("{account}/x/a.jpg"));
         assert_eq!(row_key("*.jpg", "base/a.jpg"), "a.jpg");
         assert_eq!(row_key("photos/**/*.jpg", "base/photos/x/a.jpg"), "photos/x/a.jpg");
         assert_eq!(row_key("/*.jpg", "a.jpg"), "/a.jpg");

@@ -89,7 +89,10 @@ async fn cells_of_tables_get_the_rows_of_objects() {
         assert_eq!(rows.len(), files.len());
         for (row, object) in rows.iter().zip(&objects) {
             if object.key == "in/0007x.png" {
-                assert!(matches!(row.outcome, Outcome::Failed { code: ErrorCode::NotAnImage, .. }), "{row:?}");
+                assert!(
+                    matches!(row.outcome, Outcome::Failed { code: ErrorCode::NotAnImage, .. }),
+                    "{row:?}"
+                );
             } else {
                 assert_eq!(row.outcome, scene.expected(&object.key).await, "{}", object.key);
                 assert_eq!(row.size, object.size);
