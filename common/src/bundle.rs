@@ -4,6 +4,10 @@
 //! pixels and what to do with the output. Only the zip directory and `trawl.json` are read here; the code
 //! in the file is run by libtorch alone, in the worker, after its digest was checked.
 
+mod input;
+
+pub use input::{Centre, InputSpec, Interpolation, Resize, ResizeMode};
+
 use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
@@ -20,9 +24,6 @@ pub const EXTRA_NAME: &str = "trawl.json";
 
 /// A `trawl.json` of more bytes is refused: 100,000 labels of 100 bytes fit ten times.
 const MAX_SPEC_BYTES: u64 = 100 << 20;
-
-/// The longest side a model may ask for, in pixels.
-const MAX_INPUT_SIDE: u32 = 8192;
 
 /// What a bundle says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,52 +52,6 @@ pub enum Head {
     Embedding,
     /// Anything `[N, ...]`, stored flattened.
     Raw,
-}
-
-/// How an image becomes the model's input, `float32 [N, 3, H, W]`, RGB.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct InputSpec {
-    /// Height and width of the input, in pixels.
-    pub crop: [u32; 2],
-    /// Pixels; what it measures depends on [`InputSpec::resize_mode`]. Absent: no resize before a crop,
-    /// and the crop's own size for `squash` and `letterbox`.
-    #[serde(default)]
-    pub resize: Option<u32>,
-    /// See [`ResizeMode`].
-    pub resize_mode: ResizeMode,
-    /// See [`Interpolation`].
-    pub interpolation: Interpolation,
-    /// Mean by channel, of pixels scaled to 0..1.
-    pub mean: [f32; 3],
-    /// Standard deviation by channel, of pixels scaled to 0..1.
-    pub std: [f32; 3],
-}
-
-/// What the resize keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ResizeMode {
-    /// The shorter side becomes `resize`, the other follows; then the centre is cropped (torchvision).
-    Shortest,
-    /// Both sides become `resize`, whatever the shape; then the centre is cropped.
-    Squash,
-    /// The longer side becomes `resize`; the rest is filled with grey (114) around the centre.
-    Letterbox,
-}
-
-/// The resize filter, as Pillow defines it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    /// `Image.NEAREST`.
-    Nearest,
-    /// `Image.BILINEAR`.
-    Bilinear,
-    /// `Image.BICUBIC`.
-    Bicubic,
-    /// `Image.LANCZOS`.
-    Lanczos,
 }
 
 /// A file that is no bundle, with the fix.
@@ -177,20 +132,8 @@ impl BundleSpec {
             None => return Err("it has no version".into()),
         }
         let spec: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
-        spec.check()?;
+        spec.input.check()?;
         Ok(spec)
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let input = &self.input;
-        let sides = input.crop.into_iter().chain(input.resize);
-        if let Some(side) = sides.into_iter().find(|side| !(1..=MAX_INPUT_SIDE).contains(side)) {
-            return Err(format!("a side of {side} pixels is not within 1 to {MAX_INPUT_SIDE}"));
-        }
-        if !input.mean.iter().chain(&input.std).all(|v| v.is_finite()) || input.std.contains(&0.0) {
-            return Err("mean and std must be finite numbers, and std not 0".into());
-        }
-        Ok(())
     }
 }
 

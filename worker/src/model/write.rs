@@ -182,7 +182,7 @@ fn add_extra(path: &Path, json: &[u8]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trawl_common::bundle::{Head, InputSpec, Interpolation, ResizeMode};
+    use trawl_common::bundle::{Centre, Head, InputSpec, Interpolation, ResizeMode};
 
     fn spec() -> BundleSpec {
         BundleSpec {
@@ -195,6 +195,8 @@ mod tests {
                 resize: None,
                 resize_mode: ResizeMode::Squash,
                 interpolation: Interpolation::Bilinear,
+                fill: None,
+                centre: Centre::default(),
                 mean: [0.485, 0.456, 0.406],
                 std: [0.229, 0.224, 0.225],
             },
