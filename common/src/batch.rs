@@ -4,7 +4,10 @@
 //! worker's intake. Wire JSON, version 1, frozen by fixtures. A message that does not parse goes to the
 //! dead letters on first sight; parsing must never panic or allocate beyond [`MAX_MESSAGE_BYTES`].
 
-use crate::job::JobId;
+use crate::{
+    carried::{Carried, MAX_CARRIED_BYTES, MAX_CARRIED_COLUMNS},
+    job::JobId,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -39,16 +42,56 @@ impl fmt::Display for BatchNumber {
 }
 
 /// One image of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageRef {
-    /// The whole name, as users join on it: `s3://bucket/a/b.jpg`, or the folder as given plus the path below.
+    /// The whole name, as users join on it: `s3://bucket/a/b.jpg`, or the folder as given plus the path below. An
+    /// image within an object is that object's name, `#`, and its own: `s3://bucket/0001.tar#a/b.jpg`.
     pub key: String,
-    /// The store's entity tag at listing time.
+    /// The store's entity tag at listing time: of the object, which may hold other images too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// Bytes at listing time.
+    /// Bytes of the image at listing time; 0 where nobody knew.
     pub size: u64,
+    /// Where it lies, if it is not a whole object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<Within>,
+    /// See [`crate::carried`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carried: Carried,
+}
+
+/// Where in an object an image lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Within {
+    /// So many bytes at the beginning of the key name the object.
+    pub object: u32,
+    /// The place in it.
+    pub at: Place,
+}
+
+/// A place in an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// From this byte on, as many as the image has: a member of a tar archive.
+    Bytes(u64),
+    /// Row group and row in it: a cell of a Parquet file.
+    Row(u32, u32),
+}
+
+impl ImageRef {
+    /// An image that is a whole object.
+    pub fn whole(key: impl Into<String>, etag: Option<String>, size: u64) -> Self {
+        Self { key: key.into(), etag, size, ..Self::default() }
+    }
+
+    /// The name of the object that it is, or lies in.
+    pub fn object(&self) -> &str {
+        // A message may say anything; what is no place in the key is the whole of it, which no store will have.
+        self.within.and_then(|within| self.key.get(..within.object as usize)).unwrap_or(&self.key)
+    }
 }
 
 /// One queue message of work.
@@ -214,6 +257,13 @@ impl BatchDescriptor {
         for image in &self.images {
             bounded("key", &image.key, MAX_NAME_BYTES)?;
             bounded("etag", image.etag.as_deref().unwrap_or_default(), MAX_ETAG_BYTES)?;
+            if image.carried.len() > MAX_CARRIED_COLUMNS {
+                let bytes = image.carried.len();
+                return Err(MessageError::TooLong { field: "carried", bytes, limit: MAX_CARRIED_COLUMNS });
+            }
+            for value in image.carried.iter().flatten() {
+                bounded("carried", value, MAX_CARRIED_BYTES)?;
+            }
         }
         Ok(())
     }
@@ -237,7 +287,7 @@ mod tests {
             out: "/out".into(),
             created_unix_ms: 1,
             model_sha256: "0".repeat(MAX_DIGEST_BYTES),
-            images: vec![ImageRef { key: "k".into(), etag: None, size: 1 }; images],
+            images: vec![ImageRef::whole("k", None, 1); images],
         }
     }
 

@@ -141,6 +141,8 @@ impl JobArgs {
             base_dir: if relative { base_dir_text.to_owned() } else { "/".to_owned() },
             include: self.include.clone(),
             exclude: self.exclude.clone(),
+            select: Default::default(),
+            carry: Vec::new(),
             limit: self.limit,
             batch_size: self.batch_size,
             out: self.out_location(base_dir)?.to_string(),

@@ -4,7 +4,11 @@
 //! whatever changes only speed is a flag of the worker and must never be. Wire JSON, version 1: the
 //! fixture in `common/fixtures/` is frozen, later versions must still read it.
 
-use crate::trace::{self, TraceContext};
+use crate::{
+    carried::CarriedColumn,
+    selection::Selection,
+    trace::{self, TraceContext},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{fmt, str::FromStr};
@@ -156,6 +160,12 @@ pub struct JobSpec {
     pub include: Vec<String>,
     /// Globs that leave a key out.
     pub exclude: Vec<String>,
+    /// How the sources are read.
+    #[serde(default, skip_serializing_if = "Selection::is_default")]
+    pub select: Selection,
+    /// Columns that go from the source into the rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carry: Vec<CarriedColumn>,
     /// At most this many images.
     pub limit: Option<u64>,
     /// Images in one batch.

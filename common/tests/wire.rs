@@ -21,6 +21,8 @@ fn job() -> JobSpec {
         base_dir: "/home/ann".into(),
         include: vec!["*.jpg".into()],
         exclude: vec![],
+        select: Default::default(),
+        carry: Vec::new(),
         limit: Some(1000),
         batch_size: 256,
         out: "s3://bucket/labels".into(),
@@ -43,12 +45,8 @@ fn batch() -> Message {
         created_unix_ms: 1_790_000_000_000,
         model_sha256: "ab".into(),
         images: vec![
-            ImageRef {
-                key: "s3://bucket/more/a b\"\n.jpg".into(),
-                etag: Some("d41d8cd9".into()),
-                size: 51_234,
-            },
-            ImageRef { key: "photos/ü.png".into(), etag: None, size: 7 },
+            ImageRef::whole("s3://bucket/more/a b\"\n.jpg", Some("d41d8cd9".into()), 51_234),
+            ImageRef::whole("photos/ü.png", None, 7),
         ],
     })
 }

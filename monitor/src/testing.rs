@@ -102,6 +102,7 @@ impl Output {
                 width: Some(40),
                 height: Some(30),
                 outcome,
+                carried: Vec::new(),
             }
         };
         let rows: Vec<ResultRow> = (0..self.rows).map(row).collect();
@@ -147,6 +148,8 @@ pub(crate) fn spec(job: &str, out: &str) -> JobSpec {
         base_dir: "/".into(),
         include: vec![],
         exclude: vec![],
+        select: Default::default(),
+        carry: Vec::new(),
         limit: None,
         batch_size: 4,
         out: out.into(),

@@ -245,7 +245,7 @@ mod tests {
     };
 
     fn batch(job: &str) -> Vec<u8> {
-        let image = ImageRef { key: "s3://b/a.jpg".into(), etag: None, size: 1 };
+        let image = ImageRef::whole("s3://b/a.jpg", None, 1);
         let descriptor = BatchDescriptor {
             job: job.parse().unwrap(),
             batch: BatchNumber(3),

@@ -36,6 +36,8 @@ pub(crate) fn spec() -> JobSpec {
         base_dir: "/".into(),
         include: vec![],
         exclude: vec![],
+        select: Default::default(),
+        carry: Vec::new(),
         limit: None,
         batch_size: 3,
         out: OUT.into(),
@@ -82,7 +84,7 @@ pub(crate) async fn output(done: u64, plan_ended: bool) -> Arc<Stores> {
     let (store, layout, spec) = (stores.open(&place()).await, OutputLayout::new(place()), spec());
     let put = async |key: String, bytes: bytes::Bytes| store.put(&key, bytes).await.unwrap();
     put(layout.job(), spec.to_json().into()).await;
-    let image = |key| ImageRef { key, etag: None, size: 1 };
+    let image = |key: String| ImageRef::whole(key, None, 1);
     let plan: Vec<Vec<ImageRef>> =
         (0..3).map(|b| rows(b).into_iter().map(|row| image(row.key)).collect()).collect();
     for (index, batches) in [&plan[..1], &plan[1..]].into_iter().enumerate() {

@@ -159,12 +159,14 @@ pub(crate) mod tests {
             width: Some(4),
             height: Some(2),
             outcome: Outcome::Ok(Prediction::Classes(classes)),
+            carried: Vec::new(),
         }
     }
 
     pub(crate) fn failed_row(key: &str, code: ErrorCode) -> ResultRow {
         let outcome = Outcome::Failed { code, message: format!("{code} indeed") };
-        ResultRow { key: key.into(), etag: None, size: 0, width: None, height: None, outcome }
+        let carried = Vec::new();
+        ResultRow { key: key.into(), etag: None, size: 0, width: None, height: None, outcome, carried }
     }
 
     fn json(row: &ResultRow) -> serde_json::Value {

@@ -155,8 +155,7 @@ fn messages_carry_any_key() {
     let mut keys: Vec<String> = bucket_keys().into_iter().collect();
     keys.extend((0..2_000).map(|_| random.name()));
     keys.extend(["\0".to_owned(), "\u{10ffff}".to_owned(), "k".repeat(S3_KEY_BYTES)]);
-    let images =
-        keys.iter().map(|key| ImageRef { key: key.clone(), etag: Some(key.clone()), size: 1 }).collect();
+    let images = keys.iter().map(|key| ImageRef::whole(key.clone(), Some(key.clone()), 1)).collect();
     let batch = BatchDescriptor {
         job: "j".parse().expect("a name"),
         batch: BatchNumber(1),

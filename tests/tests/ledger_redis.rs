@@ -259,6 +259,7 @@ impl Job {
                     Outcome::Ok(Prediction::Classes(vec![class]))
                 }
             },
+            carried: Vec::new(),
         };
         let rows: Vec<_> = (0..BATCH_IMAGES).map(row).collect();
         let footer = PartFooter::new(&self.spec, BatchNumber(batch), "a", "w").counted(&rows);

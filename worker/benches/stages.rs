@@ -99,13 +99,14 @@ fn encode(c: &mut Criterion) {
 fn plan(c: &mut Criterion) {
     const IMAGES: usize = 10_000;
     let found = |n: usize| Found {
-        image: ImageRef {
-            key: format!("s3://bucket/folder/image_{n:08}.jpg"),
-            etag: Some(format!("{n:032x}")),
-            size: 90_000,
-        },
+        image: ImageRef::whole(
+            format!("s3://bucket/folder/image_{n:08}.jpg"),
+            Some(format!("{n:032x}")),
+            90_000,
+        ),
         source: 0,
         store_key: format!("folder/image_{n:08}.jpg"),
+        inside: None,
         images: n as u64 + 1,
         skipped: 0,
         unlistable: 0,

@@ -182,11 +182,12 @@ fn broken_footers_are_answers() {
         width: None,
         height: None,
         outcome: Outcome::Failed { code: ErrorCode::Truncated, message: "cut".into() },
+        carried: Vec::new(),
     };
     let rows = vec![row; 3];
     let footer = PartFooter::new(&spec, BatchNumber(7), "attempt", "worker").counted(&rows);
     let part = encode_part(&rows, Columns::Classes, &footer).expect("a part");
-    let image = ImageRef { key: "s3://bucket/a.jpg".into(), etag: None, size: 9 };
+    let image = ImageRef::whole("s3://bucket/a.jpg", None, 9);
     let batches = [vec![image.clone(); 3], vec![image; 2]];
     let plan = encode_plan_file(BatchNumber(0), &batches, &Cursor { images: 5, ..Cursor::default() });
     let done = PlanDone { batches: 2, images: 5, skipped: 0, unlistable: 0 }.to_json();

@@ -68,7 +68,7 @@ async fn of_part(
         }
         Err(error) => return Err(error),
     };
-    let meta = ObjectMeta { key, size: object.size, etag: object.etag };
+    let meta = ObjectMeta { key, size: object.size, etag: object.etag, modified: None };
     let bytes = object.bytes;
     let read = tokio::task::spawn_blocking(move || read_keys(bytes)).await;
     let read = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));

@@ -54,6 +54,7 @@ async fn put_keys(stores: &Stores, job: &JobSpec, batch: BatchNumber, keys: &[&s
         width: None,
         height: None,
         outcome: Outcome::Ok(Prediction::Classes(vec![class.clone()])),
+        carried: Vec::new(),
     };
     let rows: Vec<_> = keys.iter().map(row).collect();
     let footer = PartFooter::new(job, batch, "attempt", "worker").counted(&rows);

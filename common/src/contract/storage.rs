@@ -39,6 +39,7 @@ pub async fn suite_in(store: Arc<dyn Storage>, prefix: &str, order: Order) {
     missing(&*store, &at("missing/")).await;
     size_limits(&*store, &at("limits/")).await;
     suffixes(&*store, &at("suffix/")).await;
+    ranges(&*store, &at("range/")).await;
     one_winner(&store, &at("winner/")).await;
     odd_keys(&*store, &at("odd/")).await;
     listing_order(&*store, &at("order/"), order).await;
@@ -78,7 +79,10 @@ pub async fn round_trip(store: &dyn Storage, prefix: &str) {
     let first = store.get(&key, ANY_SIZE).await.expect("it is there");
     assert_eq!((&first.bytes[..], first.size), (&b"first"[..], 5));
     let head = store.head(&key).await.expect("it is there");
-    assert_eq!(head, ObjectMeta { key: key.clone(), size: 5, etag: first.etag.clone() });
+    assert_eq!(
+        head,
+        ObjectMeta { key: key.clone(), size: 5, etag: first.etag.clone(), modified: head.modified }
+    );
     assert_eq!(list_all(store, prefix, None).await, [head], "get, head and list agree");
     let etag = first.etag.expect("objects have tags");
     assert!(!etag.contains('"'), "the tag {etag} has quotes");
@@ -100,6 +104,8 @@ pub async fn missing(store: &dyn Storage, prefix: &str) {
         store.get(&key, 1).await.map(drop).expect_err("get"),
         store.get_suffix(&key, 8).await.map(drop).expect_err("get_suffix"),
         store.get_suffix(&key, 0).await.map(drop).expect_err("get_suffix of nothing"),
+        store.get_range(&key, 1, 8).await.map(drop).expect_err("get_range"),
+        store.get_range(&key, 1, 0).await.map(drop).expect_err("get_range of nothing"),
         store.head(&key).await.map(drop).expect_err("head"),
     ];
     for error in errors {
@@ -139,6 +145,34 @@ pub async fn suffixes(store: &dyn Storage, prefix: &str) {
         assert_eq!((got.bytes.len(), got.size), (0, 0));
     }
     assert_eq!(store.get(&empty, 0).await.expect("nothing is within a limit of nothing").size, 0);
+}
+
+/// Ranges that lie in an object, reach over its end, and begin at or behind it.
+pub async fn ranges(store: &dyn Storage, prefix: &str) {
+    let (full, empty) = (format!("{prefix}full"), format!("{prefix}empty"));
+    put(store, &full, "0123456789").await;
+    put(store, &empty, "").await;
+    let whole = store.head(&full).await.expect("it is there");
+    for (offset, len, expected) in [
+        (0, 1, "0"),
+        (3, 4, "3456"),
+        (0, 10, "0123456789"),
+        (9, 1, "9"),
+        (8, 1 << 20, "89"),
+        (4, 0, ""),
+        (10, 1, ""),
+        (11, 5, ""),
+        (1 << 40, 1, ""),
+    ] {
+        let asked = format!("{len} from {offset}");
+        let got = store.get_range(&full, offset, len).await.unwrap_or_else(|e| panic!("{asked}: {e}"));
+        assert_eq!((&got.bytes[..], got.size), (expected.as_bytes(), 10), "{asked}");
+        assert_eq!(got.etag, whole.etag, "{asked}");
+    }
+    for (offset, len) in [(0, 0), (0, 8), (3, 8)] {
+        let got = store.get_range(&empty, offset, len).await.unwrap_or_else(|e| panic!("of nothing: {e}"));
+        assert_eq!((got.bytes.len(), got.size), (0, 0));
+    }
 }
 
 /// Of all who create the same object one wins, its bytes stay, and a plain put still replaces them.

@@ -85,6 +85,11 @@ impl Storage for FaultyStorage {
         self.call("tail", key, async move { inner.get_suffix(&at, len).await }).await
     }
 
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        let (inner, at) = (self.inner.clone(), key.to_owned());
+        self.call("range", key, async move { inner.get_range(&at, offset, len).await }).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         let (inner, at) = (self.inner.clone(), key.to_owned());
         self.call("head", key, async move { inner.head(&at).await }).await

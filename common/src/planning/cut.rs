@@ -98,9 +98,10 @@ mod tests {
 
     fn page(range: std::ops::Range<usize>) -> Page {
         let found = range.clone().map(|n| Found {
-            image: ImageRef { key: format!("k{n:08}"), etag: None, size: n as u64 },
+            image: ImageRef::whole(format!("k{n:08}"), None, n as u64),
             source: 0,
             store_key: format!("{n:08}"),
+            inside: None,
             images: n as u64 + 1,
             skipped: n as u64 / 10,
             unlistable: 0,

@@ -15,7 +15,7 @@ use crate::{
     job::JobSpec,
     location::Location,
     offload::offload,
-    results::{Cursor, OutputLayout},
+    results::{Cursor, Inside, OutputLayout},
     storage::{ListPage, ObjectMeta, Storage, StorageError, Stores},
 };
 use futures::StreamExt;
@@ -32,8 +32,10 @@ pub struct Found {
     pub image: ImageRef,
     /// Index of its source.
     pub source: usize,
-    /// Its key in its store.
+    /// The key in its store of the object that it is, or lies in.
     pub store_key: String,
+    /// Where that object goes on behind it, if there may be more in it.
+    pub inside: Option<Inside>,
     /// Images up to it, itself included, in all.
     pub images: u64,
     /// Objects left out by the filters before it, in all.
@@ -48,6 +50,7 @@ impl Found {
         Cursor {
             source: self.source,
             after: Some(self.store_key.clone()),
+            inside: self.inside.clone(),
             images: self.images,
             skipped: self.skipped,
             unlistable: self.unlistable,
@@ -331,9 +334,10 @@ impl Lister {
         self.cursor.after = Some(object.key.clone());
         let key = source.row_key(&object);
         Found {
-            image: ImageRef { key, etag: object.etag, size: object.size },
+            image: ImageRef::whole(key, object.etag, object.size),
             source: self.cursor.source,
             store_key: object.key,
+            inside: None,
             images: self.cursor.images,
             skipped: self.cursor.skipped,
             unlistable: self.cursor.unlistable,

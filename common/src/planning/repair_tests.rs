@@ -69,6 +69,10 @@ impl Storage for Mortal {
         self.call()?;
         self.inner.get_suffix(key, len).await
     }
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        self.call()?;
+        self.inner.get_range(key, offset, len).await
+    }
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         self.call()?;
         self.inner.head(key).await

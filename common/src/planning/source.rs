@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn row_key(given: &str, key: &str) -> String {
-        source(given).row_key(&ObjectMeta { key: key.into(), size: 1, etag: None })
+        source(given).row_key(&ObjectMeta { key: key.into(), size: 1, etag: None, modified: None })
     }
 
     #[test]

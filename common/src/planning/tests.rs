@@ -38,6 +38,8 @@ pub(crate) fn spec(sources: &[&str]) -> JobSpec {
         base_dir: "/base".into(),
         include: vec![],
         exclude: vec![],
+        select: Default::default(),
+        carry: Vec::new(),
         limit: None,
         batch_size: 10,
         out: "s3://results/out".into(),
@@ -68,6 +70,7 @@ pub(crate) async fn put_part(stores: &Stores, spec: &JobSpec, batch: BatchNumber
         width: None,
         height: None,
         outcome: Outcome::Ok(Prediction::Classes(vec![class.clone()])),
+        carried: Vec::new(),
     };
     let rows: Vec<_> = images.iter().map(row).collect();
     let footer = PartFooter::new(spec, batch, "attempt", "worker").counted(&rows);

@@ -18,5 +18,5 @@ pub mod schema;
 pub use layout::OutputLayout;
 pub use manifest::Manifest;
 pub use part::{PartFooter, encode_part};
-pub use plan_file::{Cursor, PlanDone, PlanFileFooter};
+pub use plan_file::{Cursor, Inside, PlanDone, PlanFileFooter};
 pub use schema::Columns;

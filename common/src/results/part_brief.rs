@@ -153,7 +153,8 @@ mod tests {
     }
 
     fn row(key: &str, outcome: Outcome) -> ResultRow {
-        ResultRow { key: key.into(), etag: None, size: 7, width: Some(2), height: None, outcome }
+        let carried = Vec::new();
+        ResultRow { key: key.into(), etag: None, size: 7, width: Some(2), height: None, outcome, carried }
     }
 
     #[test]

@@ -114,6 +114,7 @@ impl<'a> RowView<'a> {
             width: pixels(self.width),
             height: pixels(self.height),
             outcome,
+            carried: Vec::new(),
         })
     }
 
@@ -185,6 +186,7 @@ mod tests {
             width: Some(2),
             height: Some(3),
             outcome,
+            carried: Vec::new(),
         }
     }
 

@@ -5,6 +5,9 @@
 //! has changed in the bucket before it. Equal plans have equal bytes (no times, no names of processes), so
 //! that a producer whose put found a file there can tell its own from another's.
 
+#[path = "plan_extras.rs"]
+mod extras;
+
 use super::{
     footer::{FetchFooterError, FooterEntries, FooterError, entry},
     part::{MAX_ROW_GROUP_ROWS, ZSTD_LEVEL},
@@ -14,7 +17,7 @@ use crate::{
     storage::Storage,
 };
 use arrow::{
-    array::{Array, AsArray, Int64Array, RecordBatch, StringArray},
+    array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Int64Type, Schema},
 };
 use bytes::Bytes;
@@ -36,12 +39,25 @@ pub struct Cursor {
     pub source: usize,
     /// The last key of it that is planned, as its store spells it; none: the source's beginning.
     pub after: Option<String>,
+    /// The object of that key holds more images than are planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
     /// Images planned.
     pub images: u64,
     /// Objects left out by the filters.
     pub skipped: u64,
     /// Entries whose names are not text.
     pub unlistable: u64,
+}
+
+/// How much of an object that holds many images is planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inside {
+    /// Where it goes on: a byte of an archive or list, a row of a table.
+    pub next: u64,
+    /// The object's tag: one that changed has to be planned anew.
+    pub etag: Option<String>,
 }
 
 /// `plan/_DONE`: the plan's end and its sums.
@@ -188,15 +204,18 @@ pub fn encode_plan_file(
     let numbered = batches.iter().zip(first_batch.0..);
     let numbers = numbered.flat_map(|(batch, number)| batch.iter().map(move |_| signed(number)));
     let images = || batches.iter().flatten();
-    let rows = RecordBatch::try_new(
-        schema(),
-        vec![
-            Arc::new(Int64Array::from_iter_values(numbers)),
-            Arc::new(StringArray::from_iter_values(images().map(|image| &image.key))),
-            Arc::new(StringArray::from_iter(images().map(|image| image.etag.as_deref()))),
-            Arc::new(Int64Array::from_iter_values(images().map(|image| signed(image.size)))),
-        ],
-    )?;
+    let mut fields: Vec<_> = schema().fields().iter().cloned().collect();
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(numbers)),
+        Arc::new(StringArray::from_iter_values(images().map(|image| &image.key))),
+        Arc::new(StringArray::from_iter(images().map(|image| image.etag.as_deref()))),
+        Arc::new(Int64Array::from_iter_values(images().map(|image| signed(image.size)))),
+    ];
+    for (field, column) in extras::encode(batches) {
+        fields.push(field);
+        columns.push(column);
+    }
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
     let metadata = vec![
         entry("trawl.first_batch", &first_batch.0),
         entry("trawl.batches", &batches.len()),
@@ -204,7 +223,7 @@ pub fn encode_plan_file(
         entry("trawl.batch_images", &serde_json::to_string(&runs).expect("counts are plain data")),
         entry("trawl.cursor", &serde_json::to_string(cursor).expect("a cursor is plain data")),
     ];
-    let mut writer = ArrowWriter::try_new(Vec::new(), schema(), Some(properties(metadata)?))?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties(metadata)?))?;
     writer.write(&rows)?;
     Ok(writer.into_inner()?.into())
 }
@@ -230,6 +249,9 @@ fn properties(metadata: Vec<parquet::file::metadata::KeyValue>) -> Result<Writer
         .set_column_encoding(column("batch"), Encoding::DELTA_BINARY_PACKED)
         .set_column_encoding(column("key"), Encoding::DELTA_BYTE_ARRAY)
         .set_column_encoding(column("size"), Encoding::DELTA_BINARY_PACKED)
+        .set_column_encoding(column(extras::OBJECT), Encoding::DELTA_BINARY_PACKED)
+        .set_column_encoding(column(extras::AT), Encoding::DELTA_BINARY_PACKED)
+        .set_column_encoding(column(extras::ROW_GROUP), Encoding::DELTA_BINARY_PACKED)
         .set_key_value_metadata(Some(metadata))
         .build())
 }
@@ -257,10 +279,12 @@ pub fn read_plan_file(bytes: Bytes) -> Result<Vec<(BatchNumber, Vec<ImageRef>)>,
         let keys: &StringArray = column("key")?.as_string_opt().ok_or_else(wrong)?;
         let etags: &StringArray = column("etag")?.as_string_opt().ok_or_else(wrong)?;
         let sizes: &Int64Array = column("size")?.as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
+        let extras = extras::View::of(&rows);
         images.extend((0..rows.num_rows()).map(|row| {
             let etag = etags.is_valid(row).then(|| etags.value(row).to_owned());
             let size = u64::try_from(sizes.value(row)).unwrap_or(0);
-            (numbers.value(row), ImageRef { key: keys.value(row).to_owned(), etag, size })
+            let (within, carried) = (extras.within(row), extras.carried(row));
+            (numbers.value(row), ImageRef { key: keys.value(row).to_owned(), etag, size, within, carried })
         }));
     }
     let mut images = images.into_iter();
@@ -282,17 +306,23 @@ pub fn read_plan_file(bytes: Bytes) -> Result<Vec<(BatchNumber, Vec<ImageRef>)>,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::{Place, Within};
 
     fn image(n: usize) -> ImageRef {
-        ImageRef {
-            key: format!("s3://bucket/photos/2024/ä{n:06}.jpg"),
-            etag: (!n.is_multiple_of(3)).then(|| format!("{n:x}")),
-            size: 100_000 + n as u64,
-        }
+        let etag = (!n.is_multiple_of(3)).then(|| format!("{n:x}"));
+        ImageRef::whole(format!("s3://bucket/photos/2024/ä{n:06}.jpg"), etag, 100_000 + n as u64)
     }
 
     fn cursor() -> Cursor {
-        Cursor { source: 1, after: Some("photos/\"ä\".jpg".into()), images: 11, skipped: 4, unlistable: 1 }
+        let inside = Some(Inside { next: 4096, etag: Some("e".into()) });
+        Cursor {
+            source: 1,
+            after: Some("photos/\"ä\".jpg".into()),
+            inside,
+            images: 11,
+            skipped: 4,
+            unlistable: 1,
+        }
     }
 
     #[test]
@@ -308,6 +338,32 @@ mod tests {
         assert_eq!(footer.cursor, cursor());
         let sizes: Vec<_> = footer.batch_images().map(|(n, images)| (n.0, images)).collect();
         assert_eq!(sizes, [(7, 4), (8, 4), (9, 3)]);
+    }
+
+    #[test]
+    fn places_and_carried_values_round_trip() {
+        let at = |key: &str, place| {
+            Some(Within { object: u32::try_from(key.find('#').unwrap()).unwrap(), at: place })
+        };
+        let (tar, table) = ("s3://b/0.tar#a.jpg", "s3://b/0.parquet#7");
+        let batches = vec![
+            vec![
+                ImageRef { within: at(tar, Place::Bytes(1 << 40)), ..ImageRef::whole(tar, None, 5) },
+                ImageRef { within: at(table, Place::Row(3, 9)), ..ImageRef::whole(table, None, 5) },
+            ],
+            vec![
+                ImageRef { carried: vec![Some("x".into()), None], ..ImageRef::whole("a", None, 5) },
+                ImageRef { carried: vec![None, Some(String::new())], ..ImageRef::whole("b", None, 5) },
+            ],
+        ];
+        let file = encode_plan_file(BatchNumber(0), &batches, &cursor()).unwrap();
+        let read = read_plan_file(file).unwrap();
+        let padded = |image: &ImageRef| ImageRef {
+            carried: (0..2).map(|n| image.carried.get(n).cloned().flatten()).collect(),
+            ..image.clone()
+        };
+        let expected: Vec<Vec<_>> = batches.iter().map(|batch| batch.iter().map(padded).collect()).collect();
+        assert_eq!(read.into_iter().map(|(_, images)| images).collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Made by the worker, one per planned image whatever happened to it, written by [`super::part`].
 
-use crate::error_code::ErrorCode;
+use crate::{carried::Carried, error_code::ErrorCode};
 
 /// What the model answers for an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,4 +62,6 @@ pub struct ResultRow {
     pub height: Option<u32>,
     /// What came of it.
     pub outcome: Outcome,
+    /// As in [`crate::batch::ImageRef::carried`].
+    pub carried: Carried,
 }

@@ -162,6 +162,10 @@ impl<S: Storage> Storage for Counted<S> {
         count(StoreOp::Get, self.0.get_suffix(key, len).await)
     }
 
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        count(StoreOp::Get, self.0.get_range(key, offset, len).await)
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         count(StoreOp::Head, self.0.head(key).await)
     }

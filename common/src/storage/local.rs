@@ -249,7 +249,8 @@ fn etag(metadata: &Metadata) -> String {
 }
 
 fn meta(key: &str, metadata: &Metadata) -> ObjectMeta {
-    ObjectMeta { key: key.to_owned(), size: metadata.len(), etag: Some(etag(metadata)) }
+    let modified = u64::try_from(metadata.mtime()).ok();
+    ObjectMeta { key: key.to_owned(), size: metadata.len(), etag: Some(etag(metadata)), modified }
 }
 
 /// A key is a path of plain names.
@@ -318,6 +319,17 @@ impl Storage for LocalStorage {
             let size = metadata.len();
             let len = len.min(size);
             file.seek(SeekFrom::Start(size - len)).map_err(|e| store.failed(key, &e))?;
+            Ok(Object { bytes: store.read_exactly(key, file, len)?, size, etag: Some(etag(&metadata)) })
+        })
+        .await
+    }
+
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        self.blocking(key, move |store, key, path| {
+            let (mut file, metadata) = store.open(key, path)?;
+            let size = metadata.len();
+            let len = len.min(size.saturating_sub(offset));
+            file.seek(SeekFrom::Start(offset.min(size))).map_err(|e| store.failed(key, &e))?;
             Ok(Object { bytes: store.read_exactly(key, file, len)?, size, etag: Some(etag(&metadata)) })
         })
         .await

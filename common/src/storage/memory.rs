@@ -16,6 +16,7 @@ use std::{
     fmt,
     ops::Bound,
     sync::{Mutex, MutexGuard},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// Objects in one page of a listing, as S3 has it.
@@ -32,13 +33,16 @@ pub struct MemoryStorage {
 struct Stored {
     bytes: Bytes,
     etag: String,
+    /// Seconds since 1970.
+    modified: u64,
 }
 
 impl Stored {
     fn new(bytes: Bytes) -> Self {
         // Half of a sha256: as long as the MD5 that S3 uses.
         let etag = hex_sha256(&bytes)[..32].to_owned();
-        Self { bytes, etag }
+        let modified = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Self { bytes, etag, modified }
     }
 
     fn size(&self) -> u64 {
@@ -46,7 +50,8 @@ impl Stored {
     }
 
     fn meta(&self, key: &str) -> ObjectMeta {
-        ObjectMeta { key: key.to_owned(), size: self.size(), etag: Some(self.etag.clone()) }
+        let (size, etag) = (self.size(), Some(self.etag.clone()));
+        ObjectMeta { key: key.to_owned(), size, etag, modified: Some(self.modified) }
     }
 }
 
@@ -134,6 +139,14 @@ impl Storage for MemoryStorage {
         let size = stored.bytes.len();
         let begin = size.saturating_sub(usize::try_from(len).unwrap_or(usize::MAX));
         Ok(Object { bytes: stored.bytes.slice(begin..), size: size as u64, etag: Some(stored.etag) })
+    }
+
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        let stored = self.stored(key)?;
+        let size = stored.bytes.len();
+        let begin = usize::try_from(offset).unwrap_or(usize::MAX).min(size);
+        let end = begin.saturating_add(usize::try_from(len).unwrap_or(usize::MAX)).min(size);
+        Ok(Object { bytes: stored.bytes.slice(begin..end), size: size as u64, etag: Some(stored.etag) })
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {

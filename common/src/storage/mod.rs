@@ -131,6 +131,8 @@ pub struct ObjectMeta {
     pub size: u64,
     /// The entity tag, without quotes; for local files `<mtime in ns>-<size>`, both in hex.
     pub etag: Option<String>,
+    /// When it was last written, in whole seconds since 1970 (some stores give no more), if the store says.
+    pub modified: Option<u64>,
 }
 
 /// One page of a listing: the objects, and how many entries had names that are not text (not UTF-8) and are
@@ -182,6 +184,9 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
 
     /// The last `len` bytes, or all of a smaller object. For Parquet footers.
     async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError>;
+
+    /// Up to `len` bytes from `offset` on: fewer where the object ends before, none behind its end.
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError>;
 
     /// Size and tag of an object.
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError>;

@@ -124,6 +124,9 @@ mod tests {
         async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
             self.inner.get_suffix(key, len).await
         }
+        async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+            self.inner.get_range(key, offset, len).await
+        }
         async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
             self.inner.head(key).await
         }

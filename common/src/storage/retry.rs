@@ -116,6 +116,10 @@ impl<S: Storage> Storage for RetryingStorage<S> {
         retry(self.policy, noted, || self.inner.get_suffix(key, len)).await
     }
 
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        retry(self.policy, noted, || self.inner.get_range(key, offset, len)).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         retry(self.policy, noted, || self.inner.head(key)).await
     }
@@ -201,6 +205,10 @@ mod tests {
         async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
             self.fail()?;
             self.inner.get_suffix(key, len).await
+        }
+        async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+            self.fail()?;
+            self.inner.get_range(key, offset, len).await
         }
         async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
             self.fail()?;

@@ -263,7 +263,8 @@ fn to_page(output: ListObjectsV2Output) -> ListPage {
         match if encoded { url_decoded(&key) } else { Some(key) } {
             Some(key) => {
                 let size = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-                page.objects.push(ObjectMeta { key, size, etag: unquoted(object.e_tag) });
+                let modified = object.last_modified.and_then(|at| u64::try_from(at.secs()).ok());
+                page.objects.push(ObjectMeta { key, size, etag: unquoted(object.e_tag), modified });
             }
             None => page.unlistable += 1,
         }
@@ -297,6 +298,50 @@ fn unquoted(etag: Option<String>) -> Option<String> {
 /// The whole size in `bytes 5-9/10`.
 fn total_of(content_range: &str) -> Option<u64> {
     content_range.rsplit_once('/')?.1.parse().ok()
+}
+
+impl S3Bucket {
+    /// What a request of no bytes tells: a range of nothing cannot be written.
+    async fn nothing_of(&self, key: &str) -> Result<Object, StorageError> {
+        let meta = self.head(key).await?;
+        Ok(Object { bytes: Bytes::new(), size: meta.size, etag: meta.etag })
+    }
+
+    /// The part of an object that `range` names, which has `expected` bytes of an object of the size that it is given
+    /// (`None`: it begins behind the end).
+    async fn part(
+        &self,
+        key: &str,
+        range: String,
+        expected: impl Fn(u64) -> Option<u64>,
+    ) -> Result<Object, StorageError> {
+        let request = self.client.get_object().bucket(&self.bucket).key(key).range(&range);
+        let output = match request.send().await {
+            Ok(output) => output,
+            // Nothing of it: the object has no bytes, or ends before.
+            Err(error) if errors::status(&error) == Some(416) => {
+                let nothing = self.nothing_of(key).await?;
+                return match expected(nothing.size) {
+                    None | Some(0) => Ok(nothing),
+                    Some(_) => Err(self.failed(key, &error)),
+                };
+            }
+            Err(error) => return Err(self.failed(key, &error)),
+        };
+        let length = self.length(key, output.content_length())?;
+        let size = match output.content_range() {
+            Some(range) => {
+                total_of(range).ok_or_else(|| self.other(key, format!("`{range}` is no content range")))?
+            }
+            // The whole object, as some stores answer when it is small.
+            None => length,
+        };
+        if Some(length) != expected(size) {
+            let reason = format!("{length} bytes came of {size} where {range} was asked for");
+            return Err(self.other(key, reason));
+        }
+        Ok(Object { bytes: self.read(key, output.body, length).await?, size, etag: unquoted(output.e_tag) })
+    }
 }
 
 #[async_trait]
@@ -339,43 +384,25 @@ impl Storage for S3Bucket {
 
     async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
         if len == 0 {
-            // A range of nothing cannot be written.
-            let meta = self.head(key).await?;
-            return Ok(Object { bytes: Bytes::new(), size: meta.size, etag: meta.etag });
+            return self.nothing_of(key).await;
         }
-        let request = self.client.get_object().bucket(&self.bucket).key(key).range(format!("bytes=-{len}"));
-        let output = match request.send().await {
-            Ok(output) => output,
-            // No range can be satisfied in an object without bytes.
-            Err(error) if errors::status(&error) == Some(416) => {
-                let meta = self.head(key).await?;
-                return match meta.size {
-                    0 => Ok(Object { bytes: Bytes::new(), size: 0, etag: meta.etag }),
-                    _ => Err(self.failed(key, &error)),
-                };
-            }
-            Err(error) => return Err(self.failed(key, &error)),
+        self.part(key, format!("bytes=-{len}"), |size| Some(len.min(size))).await
+    }
+
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        let Some(last) = offset.checked_add(len).filter(|_| len > 0).map(|end| end - 1) else {
+            return self.nothing_of(key).await;
         };
-        let length = self.length(key, output.content_length())?;
-        let size = match output.content_range() {
-            Some(range) => {
-                total_of(range).ok_or_else(|| self.other(key, format!("`{range}` is no content range")))?
-            }
-            // The whole object, as some stores answer when it is small.
-            None => length,
-        };
-        if length != len.min(size) {
-            let reason = format!("{length} bytes came where the last {len} of {size} were asked for");
-            return Err(self.other(key, reason));
-        }
-        Ok(Object { bytes: self.read(key, output.body, length).await?, size, etag: unquoted(output.e_tag) })
+        self.part(key, format!("bytes={offset}-{last}"), |size| Some(len.min(size.checked_sub(offset)?)))
+            .await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         let request = self.client.head_object().bucket(&self.bucket).key(key);
         let output = request.send().await.map_err(|e| self.failed(key, &e))?;
         let size = self.length(key, output.content_length())?;
-        Ok(ObjectMeta { key: key.to_owned(), size, etag: unquoted(output.e_tag) })
+        let modified = output.last_modified.and_then(|at| u64::try_from(at.secs()).ok());
+        Ok(ObjectMeta { key: key.to_owned(), size, etag: unquoted(output.e_tag), modified })
     }
 
     async fn put(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {

@@ -144,7 +144,7 @@ pub(crate) mod tests {
             out: "s3://b/o".into(),
             created_unix_ms: 1,
             model_sha256: "ab".into(),
-            images: vec![ImageRef { key: "s3://b/a.jpg".into(), etag: None, size: 1 }],
+            images: vec![ImageRef::whole("s3://b/a.jpg", None, 1)],
         };
         broker.ensure_queue(&lane).await.unwrap();
         let mut consumer = broker.consume(&lane, 1).await.unwrap();

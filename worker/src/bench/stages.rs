@@ -168,6 +168,7 @@ fn rows_of(count: usize, prediction: &Prediction) -> Vec<ResultRow> {
         width: Some(500),
         height: Some(375),
         outcome: Outcome::Ok(prediction.clone()),
+        carried: Vec::new(),
     };
     (0..count).map(row).collect()
 }
@@ -185,6 +186,8 @@ pub fn job(model_sha256: &str) -> Result<JobSpec> {
         base_dir: "/".into(),
         include: Vec::new(),
         exclude: Vec::new(),
+        select: Default::default(),
+        carry: Vec::new(),
         limit: None,
         batch_size: u32::try_from(ROWS)?,
         out: "/".into(),

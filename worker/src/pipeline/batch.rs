@@ -92,6 +92,7 @@ impl OpenBatch {
             width: None,
             height: None,
             outcome: Outcome::Failed { code, message },
+            carried: image.carried.clone(),
         };
         self.set_row(index, row);
     }

@@ -153,13 +153,15 @@ fn failed(code: ErrorCode, message: &str) -> Outcome {
 }
 
 fn file(image: &Decoded, outcome: Outcome) {
+    let planned = image.batch.image(image.index);
     let row = ResultRow {
-        key: image.batch.image(image.index).key.clone(),
+        key: planned.key.clone(),
         etag: image.etag.clone(),
         size: image.size,
         width: Some(image.prepared.width),
         height: Some(image.prepared.height),
         outcome,
+        carried: planned.carried.clone(),
     };
     image.batch.set_row(image.index, row);
 }

@@ -371,6 +371,7 @@ impl Pool {
                     width: error.width,
                     height: error.height,
                     outcome: Outcome::Failed { code: error.code, message: error.message },
+                    carried: batch.image(index).carried.clone(),
                 };
                 batch.set_row(index, row);
                 None

@@ -106,6 +106,8 @@ impl Scene {
             base_dir: "/".into(),
             include: vec![],
             exclude: vec![],
+            select: Default::default(),
+            carry: Vec::new(),
             limit: None,
             batch_size,
             out: "s3://b/out".into(),

@@ -42,6 +42,10 @@ impl Storage for Locked {
     async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
         self.inner.get_suffix(key, len).await
     }
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Object, StorageError> {
+        self.refuse(key, 1)?;
+        self.inner.get_range(key, offset, len).await
+    }
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         self.refuse(key, 0)?;
         self.inner.head(key).await

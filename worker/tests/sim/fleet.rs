@@ -346,6 +346,8 @@ fn spec(scenario: &Scenario) -> JobSpec {
         base_dir: "/".into(),
         include: vec![],
         exclude: vec![],
+        select: Default::default(),
+        carry: Vec::new(),
         limit: None,
         batch_size: scenario.batch_size,
         out: format!("s3://{BUCKET}/out"),

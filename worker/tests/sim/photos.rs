@@ -84,7 +84,8 @@ impl Photo {
             }
         };
         let (size, etag) = (bytes.len() as u64, Some(hex_sha256(&bytes)[..32].to_owned()));
-        let row = ResultRow { key: String::new(), etag, size, width, height, outcome };
+        let carried = Vec::new();
+        let row = ResultRow { key: String::new(), etag, size, width, height, outcome, carried };
         Self { bytes, row, pixels }
     }
 

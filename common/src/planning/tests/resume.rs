@@ -149,7 +149,7 @@ async fn an_append_knows_its_own_file_and_yields_to_another() {
     let (store, layout) = output(&stores, &spec(&["s3://b/p"])).await;
     let slice = |key: &str| PlanSlice {
         first_batch: BatchNumber(0),
-        batches: vec![vec![ImageRef { key: key.into(), etag: None, size: 1 }]],
+        batches: vec![vec![ImageRef::whole(key, None, 1)]],
         cursor: Cursor { after: Some(key.into()), images: 1, ..Cursor::default() },
     };
     let log = || PlanLog::new(store.clone(), layout.clone());
