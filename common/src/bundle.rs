@@ -4,8 +4,16 @@
 //! pixels and what to do with the output. Only the zip directory and `trawl.json` are read here; the code
 //! in the file is run by libtorch alone, in the worker, after its digest was checked.
 
+pub(crate) mod beside;
+mod describe;
+mod fields;
+mod hugging_face;
 mod input;
+mod text_proto;
+mod timm;
+pub(crate) mod triton;
 
+pub use describe::add_description;
 pub use input::{Centre, InputSpec, Interpolation, Resize, ResizeMode};
 
 use serde::{Deserialize, Serialize};
@@ -78,7 +86,7 @@ pub enum BundleError {
     /// A model without a description.
     #[error(
         "the model `{path}` does not say how images are prepared: it has no `trawl.json` inside and there is no \
-         `{beside}` beside it; make a bundle with `python worker/models/export.py`"
+         {beside} beside it; make a bundle with `python worker/models/export.py`"
     )]
     NoSpec {
         /// The file.
@@ -97,7 +105,7 @@ pub enum BundleError {
 }
 
 impl BundleSpec {
-    /// Reads the description of the bundle at `path`: its extra file, or `NAME.json` beside it.
+    /// Reads the description inside the bundle at `path`. One that lies beside it is [`crate::model_import`]'s business.
     ///
     /// # Errors
     /// [`BundleError`]. Blocking: reads the zip directory and one member.
@@ -105,17 +113,12 @@ impl BundleSpec {
         let Archive { mut zip, root, .. } = Archive::open(path)?;
         let unreadable =
             |e: std::io::Error| BundleError::Unreadable { path: path.into(), reason: e.to_string() };
-        let json = match zip.by_name(&format!("{root}/extra/{EXTRA_NAME}")) {
-            Ok(member) => read_limited(member).map_err(unreadable)?,
-            Err(_) => match File::open(path.with_extension("json")) {
-                Ok(beside) => read_limited(beside).map_err(unreadable)?,
-                Err(_) => {
-                    let beside = path.with_extension("json");
-                    let beside = beside.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    return Err(BundleError::NoSpec { path: path.into(), beside });
-                }
-            },
+        let Ok(member) = zip.by_name(&format!("{root}/extra/{EXTRA_NAME}")) else {
+            let beside = path.with_extension("json");
+            let beside = beside.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(BundleError::NoSpec { path: path.into(), beside });
         };
+        let json = read_limited(member).map_err(unreadable)?;
         Self::parse(&json).map_err(|reason| BundleError::BadSpec { path: path.into(), reason })
     }
 
@@ -135,6 +138,19 @@ impl BundleSpec {
         spec.input.check()?;
         Ok(spec)
     }
+}
+
+/// The names that models' files end with.
+const SUFFIXES: [&str; 3] = [".pt", ".pt2", ".pth"];
+
+/// Whether a name is a model file's.
+pub(crate) fn has_suffix(name: &str) -> bool {
+    SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// A file's name without the ending of models.
+pub(crate) fn stem(name: &str) -> &str {
+    SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
 }
 
 /// What a bundle's model is written in; both carry their description in the same place.

@@ -34,6 +34,7 @@ pub mod job;
 pub mod ledger;
 pub mod location;
 pub mod model_file;
+pub mod model_import;
 pub mod offload;
 pub mod planning;
 pub mod results;

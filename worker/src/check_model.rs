@@ -17,7 +17,8 @@ use trawl_common::{
     bundle::BundleSpec,
     config::{OutputFormat, exit},
     job::{Decode, Orient, Precision, Truncated},
-    model_file,
+    model_file::ModelFile,
+    model_import::{Imported, import},
     results::row::Prediction,
     storage::Stores,
     telemetry::printable,
@@ -35,11 +36,8 @@ pub async fn check_model(args: CheckModelArgs, format: OutputFormat) -> Result<u
     let base_dir = std::env::current_dir().context("the working directory cannot be read")?;
     let place = trawl_common::location::Location::parse(&args.model, &base_dir)?;
     let cache = args.compute.cache_dir();
-    if place.is_local() {
-        BundleSpec::read(std::path::Path::new(&place.to_string()))?;
-    }
-    let file = model_file::obtain(&Stores::new(), &place, None, &cache).await?;
-    let report = tokio::task::spawn_blocking(move || check(&args, &file)).await??;
+    let Imported { file, spec, described_by, .. } = import(&Stores::new(), &place, &cache).await?;
+    let report = tokio::task::spawn_blocking(move || check(&args, &file, &spec, &described_by)).await??;
     match format {
         OutputFormat::Json => println!("{report}"),
         OutputFormat::Text => print_text(&report),
@@ -47,8 +45,12 @@ pub async fn check_model(args: CheckModelArgs, format: OutputFormat) -> Result<u
     Ok(exit::OK)
 }
 
-fn check(args: &CheckModelArgs, file: &model_file::ModelFile) -> Result<serde_json::Value> {
-    let spec = BundleSpec::read(&file.path)?;
+fn check(
+    args: &CheckModelArgs,
+    file: &ModelFile,
+    spec: &BundleSpec,
+    described_by: &[String],
+) -> Result<serde_json::Value> {
     let devices = assemble::devices(&args.compute)?;
     let micro_batch = Sizing::new(args.compute.micro_batch_rule(&devices), None).full();
     let began = Instant::now();
@@ -56,19 +58,19 @@ fn check(args: &CheckModelArgs, file: &model_file::ModelFile) -> Result<serde_js
     let graph_passes = args.compute.graph_passes;
     let verdicts = Verdicts::of(&args.compute.cache_dir());
     let loader = TorchLoader { devices, graph_passes, verdicts };
-    let replicas = loader.load(file, &spec, Precision::Fp32)?;
+    let replicas = loader.load(file, spec, Precision::Fp32)?;
     let loaded = began.elapsed();
     let model = replicas.first().context("a device has a replica")?;
     let [height, width] = spec.input.crop;
     let rate = measure(&**model, height as usize * width as usize * 3, micro_batch)?;
     let mut report = json!({
-        "model": file.path, "sha256": file.sha256, "name": spec.name, "head": spec.head,
+        "model": file.path, "described_by": described_by, "sha256": file.sha256, "name": spec.name, "head": spec.head,
         "labels": spec.labels.len(), "outputs": model.width(), "input": spec.input,
         "device": shown.join(","), "load_ms": loaded.as_secs_f64() * 1e3,
         "micro_batch": micro_batch, "forward_images_per_second": rate,
     });
     if let Some(image) = &args.image {
-        report["answer"] = answer(&**model, &spec, image)?;
+        report["answer"] = answer(&**model, spec, image)?;
     }
     Ok(report)
 }

@@ -23,12 +23,12 @@ use std::{
 use tokio::task::JoinHandle;
 use trawl_common::{
     broker::{Broker, Consumer, memory::MemoryBroker, topology::RetryPolicy},
-    bundle::BundleSpec,
     config::{OutputFormat, exit},
     job::{JobSpec, ModelRef},
     ledger::{JobState, Ledger, Progress, memory::MemoryLedger},
     location::Location,
-    model_file::{self, ModelFile},
+    model_file::ModelFile,
+    model_import::{Imported, import},
     planning::{
         PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, PUBLISH_WINDOW, Planned, enlist, open_output},
@@ -166,15 +166,9 @@ async fn begun_batches(spec: &JobSpec, stores: &Stores) -> Result<Vec<u64>> {
 async fn spec(args: &RunArgs, base_dir: &Path, stores: &Arc<Stores>) -> Result<(JobSpec, ModelFile)> {
     let place = args.job.model_location(base_dir)?;
     args.job.out_location(base_dir)?;
-    let cache = args.compute.cache_dir();
-    if place.is_local() {
-        // Before the digest, which reads the whole file: what is no bundle is said at once.
-        BundleSpec::read(Path::new(&place.to_string()))?;
-    }
-    let file = model_file::obtain(stores, &place, None, &cache).await?;
-    BundleSpec::read(&file.path)?;
+    let Imported { file, location, .. } = import(stores, &place, &args.compute.cache_dir()).await?;
     let spec =
-        args.job.spec(base_dir, ModelRef { location: place.to_string(), sha256: file.sha256.clone() })?;
+        args.job.spec(base_dir, ModelRef { location: location.to_string(), sha256: file.sha256.clone() })?;
     Ok((spec, file))
 }
 

@@ -26,6 +26,7 @@ use trawl_common::{
     config::{OutputFormat, exit},
     location::Location,
     model_file,
+    model_import::{Imported, import},
     storage::Stores,
     telemetry::printable,
 };
@@ -39,8 +40,7 @@ pub async fn bench(args: BenchArgs, format: OutputFormat) -> Result<u8> {
     let base_dir = std::env::current_dir().context("the working directory cannot be read")?;
     let stores = Stores::new();
     let place = Location::parse(&args.model, &base_dir)?;
-    let file = model_file::obtain(&stores, &place, None, &args.compute.cache_dir()).await?;
-    let spec = BundleSpec::read(&file.path)?;
+    let Imported { file, spec, .. } = import(&stores, &place, &args.compute.cache_dir()).await?;
     let images = match &args.images {
         Some(source) => sample::read(source, &base_dir, &stores, args.limit, &args.compute).await?,
         None => tokio::task::spawn_blocking(sample::drawn).await??,
