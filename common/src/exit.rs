@@ -98,6 +98,7 @@ fn of_plan(error: &PlanError) -> u8 {
         PlanError::Broker(error) => code_of(error),
         PlanError::Ledger(error) => code_of(error),
         PlanError::Footer(error) => code_of(error),
+        PlanError::Contents(error) => code_of(error),
         PlanError::JobSpec { .. }
         | PlanError::PlanFile { .. }
         | PlanError::BrokenPlan { .. }

@@ -7,7 +7,9 @@
 
 use super::{
     PlanError,
+    contents::{self, ContentsError},
     filter::Filter,
+    kind,
     source::{Reach, Source},
 };
 use crate::{
@@ -16,6 +18,7 @@ use crate::{
     location::Location,
     offload::offload,
     results::{Cursor, Inside, OutputLayout},
+    selection::SourceKind,
     storage::{ListPage, ObjectMeta, Storage, StorageError, Stores},
 };
 use futures::StreamExt;
@@ -89,10 +92,11 @@ impl Scope {
     /// # Errors
     /// [`PlanError::Location`] or [`PlanError::BadGlob`].
     pub async fn of(spec: &JobSpec) -> Result<Self, PlanError> {
-        let (given, base_dir) = (spec.sources.clone(), spec.base_dir.clone());
+        let (given, base_dir, kind) = (spec.sources.clone(), spec.base_dir.clone(), spec.select.kind);
         let parsed = offload(move || {
             let base_dir = Path::new(&base_dir);
-            given.iter().map(|given| Source::parse(given, base_dir, Path::exists)).collect::<Result<_, _>>()
+            let source = |given: &String| Source::parse(given, kind, base_dir, Path::exists);
+            given.iter().map(source).collect::<Result<_, _>>()
         });
         Ok(Self {
             sources: parsed.await?,
@@ -237,8 +241,7 @@ impl Lister {
         let sources = self.scope.sources.clone();
         for (index, source) in sources.iter().enumerate().skip(self.cursor.source) {
             if index > self.cursor.source {
-                self.cursor.source = index;
-                self.cursor.after = None;
+                self.cursor = Cursor { source: index, after: None, inside: None, ..self.cursor.clone() };
             }
             let store = self.stores.open(&source.location).await;
             match self.list(source, &*store).await {
@@ -247,12 +250,19 @@ impl Lister {
                 other => other?,
             }
         }
-        self.cursor.source = sources.len();
-        self.cursor.after = None;
+        self.cursor = Cursor { source: sources.len(), after: None, inside: None, ..self.cursor.clone() };
         self.page(Vec::new()).await
     }
 
     async fn list(&mut self, source: &Source, store: &dyn Storage) -> Result<(), Stop> {
+        if let (Some(key), Some(inside)) = (self.cursor.after.clone(), self.cursor.inside.clone()) {
+            // The producer before this one stopped in the middle of an object.
+            let object = store.head(&key).await?;
+            if object.etag != inside.etag {
+                return Err(ContentsError::Changed { key: source.row_key(&object) }.into());
+            }
+            self.open(source, store, &object, inside.next).await?;
+        }
         let folder = source.folder();
         match &source.reach {
             Reach::Below => self.pages(source, store, &folder).await,
@@ -291,7 +301,7 @@ impl Lister {
             first.objects.into_iter().next().filter(|object| object.key == key)
         };
         match object {
-            Some(object) => self.take(source, ListPage { objects: vec![object], unlistable: 0 }).await,
+            Some(object) => self.take(source, store, ListPage { objects: vec![object], unlistable: 0 }).await,
             None => Ok(()),
         }
     }
@@ -300,12 +310,68 @@ impl Lister {
         let after = self.cursor.after.clone();
         let mut pages = store.list(prefix, after.as_deref());
         while let Some(page) = pages.next().await {
-            self.take(source, page?).await?;
+            self.take(source, store, page?).await?;
         }
         Ok(())
     }
 
-    async fn take(&mut self, source: &Source, page: ListPage) -> Result<(), Stop> {
+    /// The images of a page of the listing: its objects, or what is in them.
+    async fn take(&mut self, source: &Source, store: &dyn Storage, page: ListPage) -> Result<(), Stop> {
+        if source.kind == SourceKind::Images {
+            return self.take_images(source, page).await;
+        }
+        self.cursor.unlistable += page.unlistable;
+        for object in page.objects {
+            if object.key.ends_with('/') || self.scope.is_output(source, &object.key) {
+                continue;
+            }
+            let named = source.is_named(&object.key);
+            let holds = named || kind::holds(source.kind, &object.key);
+            if holds && source.path_of(&object.key).is_some_and(|path| !self.scope.filter.excludes(path)) {
+                self.open(source, store, &object, 0).await?;
+            } else {
+                self.cursor.skipped += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The images in an object, from `next` on.
+    async fn open(
+        &mut self,
+        source: &Source,
+        store: &dyn Storage,
+        object: &ObjectMeta,
+        next: u64,
+    ) -> Result<(), Stop> {
+        let given = source.row_key(object);
+        let mut pages = contents::open(source.kind, store, object, &given, next)?;
+        self.cursor.after = Some(object.key.clone());
+        while let Some(entries) = pages.next().await {
+            let mut found = Vec::new();
+            for entry in entries? {
+                if self.cursor.images == self.scope.limit {
+                    break;
+                }
+                self.cursor.inside = Some(Inside { next: entry.next, etag: object.etag.clone() });
+                match entry.image {
+                    None => self.cursor.unlistable += 1,
+                    Some(image) if self.scope.filter.takes(&entry.path, entry.named) => {
+                        found.push(self.found(object.key.clone(), image));
+                    }
+                    Some(_) => self.cursor.skipped += 1,
+                }
+            }
+            self.page(found).await?;
+            if self.cursor.images == self.scope.limit {
+                return Err(Stop::Enough);
+            }
+        }
+        self.cursor.inside = None;
+        Ok(())
+    }
+
+    async fn take_images(&mut self, source: &Source, page: ListPage) -> Result<(), Stop> {
         let mut found = Vec::with_capacity(page.objects.len());
         for object in page.objects {
             if self.cursor.images == self.scope.limit {
@@ -319,7 +385,9 @@ impl Lister {
                 .path_of(&object.key)
                 .is_some_and(|path| self.scope.filter.takes(path, source.is_named(&object.key)));
             if taken {
-                found.push(self.found(source, object));
+                let image = ImageRef::whole(source.row_key(&object), object.etag, object.size);
+                self.cursor.after = Some(object.key.clone());
+                found.push(self.found(object.key, image));
             } else {
                 self.cursor.skipped += 1;
             }
@@ -329,15 +397,13 @@ impl Lister {
         if self.cursor.images == self.scope.limit { Err(Stop::Enough) } else { Ok(()) }
     }
 
-    fn found(&mut self, source: &Source, object: ObjectMeta) -> Found {
+    fn found(&mut self, store_key: String, image: ImageRef) -> Found {
         self.cursor.images += 1;
-        self.cursor.after = Some(object.key.clone());
-        let key = source.row_key(&object);
         Found {
-            image: ImageRef::whole(key, object.etag, object.size),
+            image,
             source: self.cursor.source,
-            store_key: object.key,
-            inside: None,
+            store_key,
+            inside: self.cursor.inside.clone(),
             images: self.cursor.images,
             skipped: self.cursor.skipped,
             unlistable: self.cursor.unlistable,

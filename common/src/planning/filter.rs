@@ -38,7 +38,12 @@ impl Filter {
             Some(globs) => matches(globs),
             None => named || has_image_extension(base),
         };
-        included && !matches(&self.exclude)
+        included && !self.excludes(path)
+    }
+
+    /// Whether the user left out the object with this path below its source.
+    pub fn excludes(&self, path: &str) -> bool {
+        self.exclude.is_match(path) || self.exclude.is_match(path.rsplit('/').next().unwrap_or(path))
     }
 }
 

@@ -7,11 +7,13 @@
 //! same numbers.
 
 pub mod cancellation;
+pub mod contents;
 pub mod cut;
 pub mod enumerate;
 pub mod feed;
 pub mod filter;
 pub mod hold;
+pub mod kind;
 pub mod plan_log;
 pub mod preview;
 pub mod publish;
@@ -143,6 +145,9 @@ pub enum PlanError {
     /// We were asked to stop.
     #[error("stopped before the plan was complete; the same command goes on where this one stopped")]
     Interrupted,
+    /// A source that holds or names images cannot be read.
+    #[error(transparent)]
+    Contents(#[from] contents::ContentsError),
     /// The store.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -171,6 +176,7 @@ impl PlanError {
             | Self::JobSpec { .. }
             | Self::Cancelled(_)
             | Self::Interrupted
+            | Self::Contents(_)
             | Self::Storage(_)
             | Self::Broker(_)
             | Self::Ledger(_) => false,
@@ -184,6 +190,7 @@ impl PlanError {
             Self::Broker(error) => error.is_transient(),
             Self::Ledger(error) => error.is_transient(),
             Self::Footer(error) => error.is_transient(),
+            Self::Contents(error) => error.is_transient(),
             Self::Location(_)
             | Self::SourceMissing { .. }
             | Self::NoImages { .. }

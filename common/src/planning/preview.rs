@@ -50,7 +50,7 @@ pub async fn dry_run(spec: &JobSpec, stores: &Arc<Stores>) -> Result<DryRun, Pla
         for found in page.found {
             run.images += 1;
             run.bytes += found.image.size;
-            let name = extension(&found.store_key).unwrap_or_else(|| "none".to_owned());
+            let name = extension(&found.image.key).unwrap_or_else(|| "none".to_owned());
             let known = run.by_extension.len() < MAX_EXTENSIONS || run.by_extension.contains_key(&name);
             *run.by_extension.entry(if known { name } else { "other".to_owned() }).or_default() += 1;
             if run.first_keys.len() < FIRST_KEYS {

@@ -19,6 +19,7 @@ pub mod meters;
 pub mod outcomes;
 pub mod pace;
 pub mod pool;
+mod reading;
 pub mod settle;
 pub mod sink;
 pub mod sizing;
