@@ -173,6 +173,34 @@ impl BundleFormat {
     }
 }
 
+/// Bytes of the tensors in the bundle at `path`.
+///
+/// # Errors
+/// [`BundleError`]. Blocking: reads the zip directory.
+pub fn weight_bytes(path: &Path) -> Result<u64, BundleError> {
+    /// Below a bundle's root: TorchScript's parameters and constants, and those of `torch.export`.
+    const FOLDERS: [&str; 4] = ["/data/", "/constants/", "/data/weights/", "/data/constants/"];
+    let Archive { mut zip, root, .. } = Archive::open(path)?;
+    let mut sum = 0;
+    for index in 0..zip.len() {
+        let Ok(member) = zip.by_index_raw(index) else { continue };
+        let Ok(name) = member.name() else { continue };
+        let tensor = name.strip_prefix(&root).is_some_and(|name| {
+            FOLDERS.iter().any(|folder| name.strip_prefix(folder).is_some_and(is_tensor))
+        });
+        sum += if tensor { member.size() } else { 0 };
+    }
+    Ok(sum)
+}
+
+/// Whether a member of a folder of tensors is one: numbered by TorchScript, named by `torch.export`.
+fn is_tensor(name: &str) -> bool {
+    !name.contains('/')
+        && (name.bytes().all(|b| b.is_ascii_digit())
+            || name.starts_with("weight_")
+            || name.starts_with("tensor_"))
+}
+
 /// A bundle's zip directory.
 struct Archive {
     zip: zip::ZipArchive<File>,

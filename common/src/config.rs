@@ -50,7 +50,7 @@ pub struct JobArgs {
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<String>,
 
-    /// Model bundle: a TorchScript file with its trawl.json, local or s3://
+    /// The model: a bundle, or a bare .pt or a folder with a description beside it; local or s3://
     #[arg(long, value_name = "BUNDLE")]
     pub model: String,
 

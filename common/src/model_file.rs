@@ -5,8 +5,9 @@
 //! cache.
 
 use crate::{
-    job::hex_sha256,
+    job::{JobSpec, hex_sha256},
     location::Location,
+    results::OutputLayout,
     storage::{StorageError, Stores},
 };
 use sha2::{Digest, Sha256};
@@ -139,6 +140,27 @@ pub async fn obtain(
     .await?;
     check(&file.sha256)?;
     Ok(file)
+}
+
+/// The bundle of a job from its `place`, or from its output: a job that was begun on another machine may name a file of that
+/// machine's, and `submit` puts a copy beside the results.
+///
+/// # Errors
+/// As [`obtain`].
+pub async fn of_job(
+    stores: &Stores,
+    spec: &JobSpec,
+    place: &Location,
+    out: &Location,
+    cache_dir: &Path,
+) -> Result<ModelFile, ModelFileError> {
+    let sha256 = Some(spec.model.sha256.as_str());
+    match obtain(stores, place, sha256, cache_dir).await {
+        Err(ModelFileError::Io { .. }) if place.is_local() => {}
+        obtained => return obtained,
+    }
+    let copy = out.with_key(OutputLayout::new(out.clone()).model(&spec.model.sha256));
+    obtain(stores, &copy, sha256, cache_dir).await
 }
 
 /// Makes another bundle out of one: a copy in `cache_dir` that `change` has been at, named by its digest.

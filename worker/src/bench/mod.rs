@@ -96,7 +96,13 @@ fn measure(
         orient: trawl_common::job::Orient::None,
         limits: args.compute.image_limits(),
     };
-    let model = LoadedModel { replicas, spec, sha256: file.sha256.clone(), variant: String::new() };
+    let model = LoadedModel {
+        replicas,
+        spec,
+        sha256: file.sha256.clone(),
+        variant: String::new(),
+        engine: Default::default(),
+    };
     let patience = args.patience();
     let decoded = stages::decode(&images.files, &recipe, threads, patience)?;
     let sizes = sizes(rule);
