@@ -4,6 +4,18 @@
 //! pixels and what to do with the output. Only the zip directory and `trawl.json` are read here; the code
 //! in the file is run by libtorch alone, in the worker, after its digest was checked.
 
+pub(crate) mod beside;
+mod describe;
+mod fields;
+mod hugging_face;
+mod input;
+mod text_proto;
+mod timm;
+pub(crate) mod triton;
+
+pub use describe::add_description;
+pub use input::{Centre, InputSpec, Interpolation, Resize, ResizeMode};
+
 use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
@@ -20,9 +32,6 @@ pub const EXTRA_NAME: &str = "trawl.json";
 
 /// A `trawl.json` of more bytes is refused: 100,000 labels of 100 bytes fit ten times.
 const MAX_SPEC_BYTES: u64 = 100 << 20;
-
-/// The longest side a model may ask for, in pixels.
-const MAX_INPUT_SIDE: u32 = 8192;
 
 /// What a bundle says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,52 +62,6 @@ pub enum Head {
     Raw,
 }
 
-/// How an image becomes the model's input, `float32 [N, 3, H, W]`, RGB.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct InputSpec {
-    /// Height and width of the input, in pixels.
-    pub crop: [u32; 2],
-    /// Pixels; what it measures depends on [`InputSpec::resize_mode`]. Absent: no resize before a crop,
-    /// and the crop's own size for `squash` and `letterbox`.
-    #[serde(default)]
-    pub resize: Option<u32>,
-    /// See [`ResizeMode`].
-    pub resize_mode: ResizeMode,
-    /// See [`Interpolation`].
-    pub interpolation: Interpolation,
-    /// Mean by channel, of pixels scaled to 0..1.
-    pub mean: [f32; 3],
-    /// Standard deviation by channel, of pixels scaled to 0..1.
-    pub std: [f32; 3],
-}
-
-/// What the resize keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ResizeMode {
-    /// The shorter side becomes `resize`, the other follows; then the centre is cropped (torchvision).
-    Shortest,
-    /// Both sides become `resize`, whatever the shape; then the centre is cropped.
-    Squash,
-    /// The longer side becomes `resize`; the rest is filled with grey (114) around the centre.
-    Letterbox,
-}
-
-/// The resize filter, as Pillow defines it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    /// `Image.NEAREST`.
-    Nearest,
-    /// `Image.BILINEAR`.
-    Bilinear,
-    /// `Image.BICUBIC`.
-    Bicubic,
-    /// `Image.LANCZOS`.
-    Lanczos,
-}
-
 /// A file that is no bundle, with the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
@@ -123,7 +86,7 @@ pub enum BundleError {
     /// A model without a description.
     #[error(
         "the model `{path}` does not say how images are prepared: it has no `trawl.json` inside and there is no \
-         `{beside}` beside it; make a bundle with `python worker/models/export.py`"
+         {beside} beside it; make a bundle with `python worker/models/export.py`"
     )]
     NoSpec {
         /// The file.
@@ -142,7 +105,7 @@ pub enum BundleError {
 }
 
 impl BundleSpec {
-    /// Reads the description of the bundle at `path`: its extra file, or `NAME.json` beside it.
+    /// Reads the description inside the bundle at `path`. One that lies beside it is [`crate::model_import`]'s business.
     ///
     /// # Errors
     /// [`BundleError`]. Blocking: reads the zip directory and one member.
@@ -150,17 +113,12 @@ impl BundleSpec {
         let Archive { mut zip, root, .. } = Archive::open(path)?;
         let unreadable =
             |e: std::io::Error| BundleError::Unreadable { path: path.into(), reason: e.to_string() };
-        let json = match zip.by_name(&format!("{root}/extra/{EXTRA_NAME}")) {
-            Ok(member) => read_limited(member).map_err(unreadable)?,
-            Err(_) => match File::open(path.with_extension("json")) {
-                Ok(beside) => read_limited(beside).map_err(unreadable)?,
-                Err(_) => {
-                    let beside = path.with_extension("json");
-                    let beside = beside.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    return Err(BundleError::NoSpec { path: path.into(), beside });
-                }
-            },
+        let Ok(member) = zip.by_name(&format!("{root}/extra/{EXTRA_NAME}")) else {
+            let beside = path.with_extension("json");
+            let beside = beside.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(BundleError::NoSpec { path: path.into(), beside });
         };
+        let json = read_limited(member).map_err(unreadable)?;
         Self::parse(&json).map_err(|reason| BundleError::BadSpec { path: path.into(), reason })
     }
 
@@ -177,21 +135,22 @@ impl BundleSpec {
             None => return Err("it has no version".into()),
         }
         let spec: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
-        spec.check()?;
+        spec.input.check()?;
         Ok(spec)
     }
+}
 
-    fn check(&self) -> Result<(), String> {
-        let input = &self.input;
-        let sides = input.crop.into_iter().chain(input.resize);
-        if let Some(side) = sides.into_iter().find(|side| !(1..=MAX_INPUT_SIDE).contains(side)) {
-            return Err(format!("a side of {side} pixels is not within 1 to {MAX_INPUT_SIDE}"));
-        }
-        if !input.mean.iter().chain(&input.std).all(|v| v.is_finite()) || input.std.contains(&0.0) {
-            return Err("mean and std must be finite numbers, and std not 0".into());
-        }
-        Ok(())
-    }
+/// The names that models' files end with.
+const SUFFIXES: [&str; 3] = [".pt", ".pt2", ".pth"];
+
+/// Whether a name is a model file's.
+pub(crate) fn has_suffix(name: &str) -> bool {
+    SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// A file's name without the ending of models.
+pub(crate) fn stem(name: &str) -> &str {
+    SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
 }
 
 /// What a bundle's model is written in; both carry their description in the same place.
@@ -212,6 +171,34 @@ impl BundleFormat {
     pub fn of(path: &Path) -> Result<Self, BundleError> {
         Archive::open(path).map(|archive| archive.format)
     }
+}
+
+/// Bytes of the tensors in the bundle at `path`.
+///
+/// # Errors
+/// [`BundleError`]. Blocking: reads the zip directory.
+pub fn weight_bytes(path: &Path) -> Result<u64, BundleError> {
+    /// Below a bundle's root: TorchScript's parameters and constants, and those of `torch.export`.
+    const FOLDERS: [&str; 4] = ["/data/", "/constants/", "/data/weights/", "/data/constants/"];
+    let Archive { mut zip, root, .. } = Archive::open(path)?;
+    let mut sum = 0;
+    for index in 0..zip.len() {
+        let Ok(member) = zip.by_index_raw(index) else { continue };
+        let Ok(name) = member.name() else { continue };
+        let tensor = name.strip_prefix(&root).is_some_and(|name| {
+            FOLDERS.iter().any(|folder| name.strip_prefix(folder).is_some_and(is_tensor))
+        });
+        sum += if tensor { member.size() } else { 0 };
+    }
+    Ok(sum)
+}
+
+/// Whether a member of a folder of tensors is one: numbered by TorchScript, named by `torch.export`.
+fn is_tensor(name: &str) -> bool {
+    !name.contains('/')
+        && (name.bytes().all(|b| b.is_ascii_digit())
+            || name.starts_with("weight_")
+            || name.starts_with("tensor_"))
 }
 
 /// A bundle's zip directory.

@@ -56,7 +56,7 @@ pub struct JobArgs {
     #[command(flatten)]
     pub select: SourceArgs,
 
-    /// Model bundle: a TorchScript file with its trawl.json, local, in a bucket or on the web
+    /// The model: a bundle, or a bare .pt or a folder with a description beside it; local, in a bucket or on the web
     #[arg(long, value_name = "BUNDLE")]
     pub model: String,
 

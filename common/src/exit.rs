@@ -5,8 +5,9 @@
 
 use crate::{
     broker::BrokerError, bundle::BundleError, config::exit, ledger::LedgerError, location::LocationError,
-    model_file::ModelFileError, planning::PlanError, results::footer::FetchFooterError,
-    services::ServiceError, standing::StandingError, storage::StorageError, telemetry::TelemetryError,
+    model_file::ModelFileError, model_import::ImportError, planning::PlanError,
+    results::footer::FetchFooterError, services::ServiceError, standing::StandingError,
+    storage::StorageError, telemetry::TelemetryError,
 };
 use std::error::Error;
 
@@ -70,6 +71,14 @@ fn known(error: &(dyn Error + 'static)) -> Option<u8> {
             ModelFileError::Io { .. } | ModelFileError::Digest { .. } => exit::USAGE,
             ModelFileError::Storage(error) => of_storage(error),
         });
+    }
+    if let Some(error) = error.downcast_ref::<ImportError>() {
+        return match error {
+            ImportError::Beside { .. } | ImportError::NoModel { .. } | ImportError::Bundle(_) => {
+                Some(exit::USAGE)
+            }
+            ImportError::File(error) => known(error),
+        };
     }
     error.downcast_ref::<PlanError>().map(of_plan)
 }

@@ -194,6 +194,7 @@ impl Output<'_> {
             preprocess_sha256: spec.preprocess_digest(),
             created_unix_ms: spec.created_unix_ms,
             finished_unix_ms: unix_ms(),
+            engines: Default::default(),
             trawl: env!("CARGO_PKG_VERSION").to_owned(),
             parts: Vec::with_capacity(parts.len()),
         };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::cell::RefCell;
 use trawl_common::{
     batch::Message,
-    bundle::{InputSpec, Interpolation, ResizeMode},
+    bundle::{Centre, InputSpec, Interpolation, ResizeMode},
     error_code::ErrorCode,
     job::{Decode, JobSpec, Orient, Truncated},
     results::{Manifest, PartFooter, PlanDone, PlanFileFooter, footer::FooterError},
@@ -118,9 +118,11 @@ fn recipe(choice: u8) -> Recipe {
     Recipe {
         input: InputSpec {
             crop: CROP,
-            resize: Some(28),
+            resize: Some(28.into()),
             resize_mode: if bit(0) { ResizeMode::Letterbox } else { ResizeMode::Shortest },
             interpolation: if bit(1) { Interpolation::Nearest } else { Interpolation::Bicubic },
+            fill: None,
+            centre: Centre::default(),
             mean: [0.0; 3],
             std: [1.0; 3],
         },

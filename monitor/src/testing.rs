@@ -65,6 +65,7 @@ impl Output {
             preprocess_sha256: "cd".repeat(32),
             created_unix_ms: spec.created_unix_ms,
             finished_unix_ms: 5_000,
+            engines: Default::default(),
             trawl: "0.1.0".into(),
             parts: Vec::new(),
         };
@@ -108,6 +109,7 @@ impl Output {
         let rows: Vec<ResultRow> = (0..self.rows).map(row).collect();
         let footer = PartFooter {
             stages: Default::default(),
+            engine: Default::default(),
             job: self.spec.job.clone(),
             created_unix_ms: std::num::NonZeroU64::new(self.spec.created_unix_ms),
             batch: BatchNumber(batch),

@@ -115,6 +115,20 @@ Examples:
         arguments: Vec<std::ffi::OsString>,
     },
 
+    /// Compute one row again and show it beside the stored one (hands over to trawl-worker replay)
+    #[command(
+        after_help = "All arguments go to `trawl-worker replay`; `trawl replay --help` shows its flags.",
+        before_help = "\
+Examples:
+  trawl replay ./labels photos/cat.jpg
+  trawl replay s3://bucket/labels s3://bucket/photos/cat.jpg --model retrained.pt"
+    )]
+    Replay {
+        /// Arguments of `trawl-worker replay`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<std::ffi::OsString>,
+    },
+
     /// Show how a job stands
     ///
     /// By job id from the ledger; by place from the output itself, which needs neither Redis nor RabbitMQ.

@@ -27,6 +27,7 @@ use trawl_common::{
     ledger::Ledger,
     location::Location,
     model_file,
+    model_import::{Imported, import},
     storage::Stores,
 };
 
@@ -169,10 +170,7 @@ async fn memory(cx: &Context) -> Result<String, Stop> {
 
 async fn model(stores: &Stores, bundle: &str, base_dir: &Path) -> Result<String, Stop> {
     let location = Location::parse(bundle, base_dir)?;
-    let file = model_file::obtain(stores, &location, None, &model_file::default_cache_dir()).await?;
-    let path = file.path.clone();
-    let read = tokio::task::spawn_blocking(move || BundleSpec::read(&path)).await;
-    let spec = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let Imported { spec, file, .. } = import(stores, &location, &model_file::default_cache_dir()).await?;
     Ok(format!("{} (sha256 {})", summary(&spec), &file.sha256[..12]))
 }
 

@@ -17,6 +17,7 @@ use trawl_common::{
     ledger::LedgerError,
     location::LocationError,
     model_file::ModelFileError,
+    model_import::ImportError,
     planning::PlanError,
     results::{footer::FetchFooterError, manifest::ManifestError, plan_file::PlanFileError},
     services::ServiceError,
@@ -165,6 +166,16 @@ impl From<ModelFileError> for Stop {
                 stop.hint("--model takes a bundle; `python worker/models/export.py` makes one")
             }
             _ => stop,
+        }
+    }
+}
+
+impl From<ImportError> for Stop {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::File(error) => error.into(),
+            ImportError::Bundle(error) => error.into(),
+            ImportError::Beside { .. } | ImportError::NoModel { .. } => coded(&error),
         }
     }
 }

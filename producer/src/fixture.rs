@@ -110,6 +110,7 @@ pub(crate) async fn output(done: u64, plan_ended: bool) -> Arc<Stores> {
         preprocess_sha256: spec.preprocess_digest(),
         created_unix_ms: spec.created_unix_ms,
         finished_unix_ms: 2_000,
+        engines: Default::default(),
         trawl: "0.1.0".into(),
         parts: vec![],
     };

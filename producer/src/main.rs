@@ -140,7 +140,7 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
     };
     match command {
         // Taken before the command line was parsed.
-        Command::Run { .. } => Err(run::missing()),
+        Command::Run { .. } | Command::Replay { .. } => Err(run::missing()),
         Command::Submit(args) => submit::run(&listening(cx), &args, out).await,
         Command::Watch { target, strict } => watch::run(&listening(cx), target.as_deref(), strict, out).await,
         Command::Status { target: Some(text) } => {

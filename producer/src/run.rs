@@ -1,6 +1,6 @@
-//! `trawl run`: hands over to `trawl-worker run`.
+//! `trawl run` and `trawl replay`: hand over to `trawl-worker`.
 //!
-//! The embedded run needs libtorch, and this binary must start without it; so it replaces itself by the
+//! What computes needs libtorch, and this binary must start without it; so it replaces itself by the
 //! worker, with every argument untouched. Nothing is parsed here: the worker knows its own flags, `--help`
 //! among them.
 
@@ -19,7 +19,10 @@ pub const WORKER: &str = "trawl-worker";
 /// The global flags that take a value and may stand before the command's name.
 const WITH_VALUE: [&str; 4] = ["--output", "--log-format", "--amqp-url", "--redis-url"];
 
-/// The worker's arguments, if the command line (without the program's name) asks for `run`; global flags
+/// The commands that are the worker's.
+const HANDED_OVER: [&str; 2] = ["run", "replay"];
+
+/// The worker's arguments, if the command line (without the program's name) asks for `run` or `replay`; global flags
 /// before the name go along.
 pub fn requested(arguments: &[OsString]) -> Option<Vec<OsString>> {
     let mut position = 0;
@@ -37,10 +40,8 @@ pub fn requested(arguments: &[OsString]) -> Option<Vec<OsString>> {
             break;
         }
     }
-    if arguments[position] != OsStr::new("run") {
-        return None;
-    }
-    let mut handed = vec![OsString::from("run")];
+    let command = HANDED_OVER.iter().find(|name| arguments[position] == OsStr::new(name))?;
+    let mut handed = vec![OsString::from(*command)];
     handed.extend_from_slice(&arguments[..position]);
     handed.extend_from_slice(&arguments[position + 1..]);
     Some(handed)
@@ -71,7 +72,7 @@ fn is_program(path: &Path) -> bool {
 
 /// The worker is not on this machine.
 pub fn missing() -> Stop {
-    Stop::not_found(format!("`trawl run` needs `{WORKER}`, which is neither beside `trawl` nor on PATH"))
+    Stop::not_found(format!("`trawl run` and `trawl replay` need `{WORKER}`, which is neither beside `trawl` nor on PATH"))
         .hint("install it beside `trawl` (`cargo build --release` makes both), or use `trawl submit` with workers elsewhere")
 }
 
@@ -95,6 +96,7 @@ mod tests {
             ["run", "--output", "json", "-v", "x"]
         );
         assert_eq!(handed(&["--output=json", "run", "x"]).unwrap(), ["run", "--output=json", "x"]);
+        assert_eq!(handed(&["-v", "replay", "o", "k"]).unwrap(), ["replay", "-v", "o", "k"]);
     }
 
     #[test]

@@ -17,26 +17,26 @@ use crate::{
 use bytes::Bytes;
 use serde::Serialize;
 use std::{
-    fs::File,
     io::{self, Write},
-    os::fd::AsRawFd,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
     broker::{Broker, topology},
-    bundle::{BundleError, BundleSpec, Head},
+    bundle::Head,
     config::{JobArgs, OutputFormat, exit},
     job::{JobSpec, ModelRef, hex_sha256},
     ledger::{JobState, Ledger},
     location::Location,
     model_file::{self, ModelFile},
+    model_import::{Imported, import},
     planning::{
         DryRun, PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, Planned, enlist, open_output},
     },
     results::OutputLayout,
+    stdin_list,
     storage::{StorageError, Stores},
     trace,
 };
@@ -163,55 +163,25 @@ async fn prepare(
     stores: &Arc<Stores>,
     cache_dir: &Path,
 ) -> Result<Prepared, Stop> {
+    let kept = stdin_list::keep(&args.sources, cache_dir).await;
+    let kept = kept.map_err(|error| Stop::failed(format!("the list by standard input: {error}")))?;
+    let args = &JobArgs { sources: kept, ..args.clone() };
     let out = args.out_location(base_dir)?;
     let given = args.model_location(base_dir)?;
     // The digest is not known yet; everything else of the spec is refused before a model is fetched.
     args.spec(base_dir, ModelRef { location: String::new(), sha256: String::new() })?;
-    let model = model_file::obtain(stores, &given, None, cache_dir).await?;
-    let bundle = read_bundle(&given, model.path.clone()).await?;
+    let Imported { file: model, spec: bundle, location, .. } = import(stores, &given, cache_dir).await?;
     if bundle.head == Head::Classification && bundle.labels.is_empty() {
         tracing::warn!("the model `{}` has no labels: rows will have class numbers only", bundle.name);
     }
-    let location = if given.is_local() {
+    let location = if location.is_local() {
         out.with_key(OutputLayout::new(out.clone()).model(&model.sha256))
     } else {
-        given
+        location
     };
     let spec =
         args.spec(base_dir, ModelRef { location: location.to_string(), sha256: model.sha256.clone() })?;
     Ok(Prepared { spec, model })
-}
-
-/// Reads the bundle's description as a worker will see it: from the bundle alone.
-async fn read_bundle(given: &Location, path: PathBuf) -> Result<BundleSpec, Stop> {
-    let read = tokio::task::spawn_blocking(move || {
-        let spec = BundleSpec::read(&path)?;
-        Ok::<_, BundleError>((spec, described_beside(&path)))
-    });
-    let read = read.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    let (spec, beside) = read.map_err(|error| {
-        let stop = Stop::from(error);
-        // The path in the cache says nothing to the user.
-        if given.is_local() { stop } else { Stop { message: format!("{given}: {}", stop.message), ..stop } }
-    })?;
-    if beside {
-        return Err(Stop::usage(format!(
-            "the model `{given}` is described by a .json file beside it, which workers on other machines would not get"
-        ))
-        .hint("put the description inside with `python worker/models/export.py`, or use `trawl run` on this machine"));
-    }
-    Ok(spec)
-}
-
-/// Whether a readable bundle has its description beside it and not inside.
-fn described_beside(path: &Path) -> bool {
-    if !path.with_extension("json").exists() {
-        return false;
-    }
-    // By its descriptor the same file has another name, and nothing lies beside that.
-    let Ok(file) = File::open(path) else { return false };
-    let unnamed = PathBuf::from(format!("/dev/fd/{}", file.as_raw_fd()));
-    matches!(BundleSpec::read(&unnamed), Err(BundleError::NoSpec { .. }))
 }
 
 /// Opens the output, brings the model there and enqueues the batches. Given again after it was stopped

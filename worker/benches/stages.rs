@@ -7,7 +7,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use std::hint::black_box;
 use trawl_common::{
     batch::{BatchDescriptor, BatchNumber, ImageRef, Message},
-    bundle::{InputSpec, Interpolation, ResizeMode},
+    bundle::{Centre, InputSpec, Interpolation, ResizeMode},
     job::{Decode, Orient, Truncated},
     planning::{
         cut::Cutter,
@@ -26,9 +26,11 @@ const BATCH: usize = 64;
 fn recipe(decode: Decode, interpolation: Interpolation) -> Recipe {
     let input = InputSpec {
         crop: [224, 224],
-        resize: Some(256),
+        resize: Some(256.into()),
         resize_mode: ResizeMode::Shortest,
         interpolation,
+        fill: None,
+        centre: Centre::default(),
         mean: [0.5; 3],
         std: [0.5; 3],
     };

@@ -6,7 +6,7 @@
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
-use trawl_common::bundle::{BUNDLE_VERSION, BundleSpec, Head, InputSpec, Interpolation, ResizeMode};
+use trawl_common::bundle::{BUNDLE_VERSION, BundleSpec, Centre, Head, InputSpec, Interpolation, ResizeMode};
 use trawl_worker::model::write;
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -169,9 +169,11 @@ fn main() -> anyhow::Result<()> {
     };
     let input = InputSpec {
         crop: [options.side, options.side],
-        resize: Some(options.side * 8 / 7),
+        resize: Some((options.side * 8 / 7).into()),
         resize_mode: ResizeMode::Shortest,
         interpolation: Interpolation::Bilinear,
+        fill: None,
+        centre: Centre::default(),
         mean: MEAN,
         std: STD,
     };

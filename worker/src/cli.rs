@@ -76,6 +76,8 @@ pub enum Command {
     Run(RunArgs),
     /// Load a model bundle, run it once, and say what it is
     CheckModel(CheckModelArgs),
+    /// Compute one row of a job again and show it beside the stored one
+    Replay(ReplayArgs),
     /// Measure each stage alone, predict a run from them, and do one
     Bench(BenchArgs),
     /// Print a completion script for a shell
@@ -351,15 +353,48 @@ impl ComputeArgs {
 #[derive(Debug, Clone, Args)]
 #[command(before_help = "Examples:
   trawl-worker check-model resnet50.pt
-  trawl-worker check-model s3://bucket/m.pt --image photo.jpg")]
+  trawl-worker check-model vit/                              model.pt with config.json, or Triton's layout
+  trawl-worker check-model s3://bucket/m.pt --image photo.jpg --output json")]
 pub struct CheckModelArgs {
-    /// The bundle, local, in a bucket or on the web
-    #[arg(value_name = "BUNDLE")]
+    /// The model: a bundle, or a bare .pt or a folder with a description beside it; local, in a bucket or on the web
+    #[arg(value_name = "MODEL")]
     pub model: String,
 
-    /// An image to show the model's answer on
+    /// An image to show the model's answer on [default: a photo of `make demo`, or a drawn picture]
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
+
+    #[command(flatten)]
+    #[expect(missing_docs)]
+    pub compute: ComputeArgs,
+}
+
+/// Flags of `replay`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    before_help = "Examples:
+  trawl-worker replay labels/ photos/cat.jpg
+  trawl-worker replay s3://bucket/labels s3://bucket/photos/cat.jpg --model retrained.pt --output json",
+    after_help = "\
+The row is made by the job's own spec and model; nothing is written to the output. Exit codes: 0 the same,
+1 another, 4 no such row."
+)]
+pub struct ReplayArgs {
+    /// The output of a job: a folder or an s3:// prefix
+    #[arg(value_name = "OUT")]
+    pub out: String,
+
+    /// The row's key, as `trawl results` shows it
+    #[arg(value_name = "KEY")]
+    pub key: String,
+
+    /// Another model than the job's
+    #[arg(long, value_name = "BUNDLE")]
+    pub model: Option<String>,
+
+    /// The largest difference of a probability, or of a number of a vector, that counts as the same
+    #[arg(long, default_value_t = 1e-4, value_name = "D")]
+    pub tolerance: f64,
 
     #[command(flatten)]
     #[expect(missing_docs)]

@@ -25,9 +25,9 @@ use trawl_common::{
     disposition::Failure,
     job::{JobId, JobSpec, Precision},
     location::Location,
-    model_file::{self, ModelFile, ModelFileError},
+    model_file::{self, ModelFile},
     offload::offload,
-    results::{OutputLayout, schema::Columns},
+    results::{OutputLayout, engine::Engine, schema::Columns},
     storage::{
         Stores,
         probe::{ConditionalPut, probe},
@@ -76,6 +76,12 @@ pub trait Loader: Send + Sync {
         spec: &BundleSpec,
         precision: Precision,
     ) -> Result<Vec<Box<dyn Model>>, ModelError>;
+
+    /// What will run it, for the parts' footers.
+    fn engine(&self, precision: Precision) -> Engine {
+        let precision = format!("{precision:?}").to_lowercase();
+        Engine { trawl: env!("CARGO_PKG_VERSION").to_owned(), precision, ..Engine::default() }
+    }
 }
 
 /// Loads models onto the worker's devices, through libtorch.
@@ -101,6 +107,16 @@ impl Loader for TorchLoader {
                 .map(|m| Box::new(m) as Box<dyn Model>)
         };
         self.devices.iter().map(|device| load(*device)).collect()
+    }
+
+    fn engine(&self, precision: Precision) -> Engine {
+        let shown: Vec<String> = self.devices.iter().map(ToString::to_string).collect();
+        Engine {
+            trawl: env!("CARGO_PKG_VERSION").to_owned(),
+            torch: model::torch_version(),
+            device: shown.join(","),
+            precision: format!("{precision:?}").to_lowercase(),
+        }
     }
 }
 
@@ -290,9 +306,11 @@ impl Jobs {
         let file = match &self.at_hand {
             Some(file) if file.sha256 == spec.model.sha256 => file.clone(),
             _ => {
-                let place = Location::parse(&spec.model.location, Path::new("/"));
-                let place = place.map_err(|e| Failure::Job(e.to_string()))?;
-                self.obtain(spec, &place).await?
+                let place = |text: &str| {
+                    Location::parse(text, Path::new("/")).map_err(|e| Failure::Job(e.to_string()))
+                };
+                let (place, out) = (place(&spec.model.location)?, place(&spec.out)?);
+                model_file::of_job(&self.stores, spec, &place, &out, &self.cache_dir).await?
             }
         };
         let (loader, precision) = (self.loader.clone(), spec.precision);
@@ -315,24 +333,12 @@ impl Jobs {
         self.known.lock().await.retain(|c| kept.iter().any(|model| Arc::ptr_eq(model, &c.model)));
         Ok(model)
     }
-
-    /// The bundle from its place, or from the output: a job that was begun on another machine may name a
-    /// file of that machine's, and `submit` puts a copy beside the results.
-    async fn obtain(&self, spec: &JobSpec, place: &Location) -> Result<ModelFile, Failure> {
-        let sha256 = Some(spec.model.sha256.as_str());
-        match model_file::obtain(&self.stores, place, sha256, &self.cache_dir).await {
-            Err(ModelFileError::Io { .. }) if place.is_local() => {}
-            obtained => return Ok(obtained?),
-        }
-        let out = Location::parse(&spec.out, Path::new("/")).map_err(|e| Failure::Job(e.to_string()))?;
-        let copy = out.with_key(OutputLayout::new(out.clone()).model(&spec.model.sha256));
-        Ok(model_file::obtain(&self.stores, &copy, sha256, &self.cache_dir).await?)
-    }
 }
 
 fn load(loader: &dyn Loader, file: &ModelFile, precision: Precision) -> Result<LoadedModel, Failure> {
     let spec = BundleSpec::read(&file.path).map_err(|e| Failure::Model(e.to_string()))?;
     let replicas = loader.load(file, &spec, precision).map_err(|e| Failure::Model(e.to_string()))?;
     let (sha256, variant) = (file.sha256.clone(), format!("{} {precision:?}", file.sha256));
-    Ok(LoadedModel { replicas, spec, sha256, variant })
+    let engine = loader.engine(precision);
+    Ok(LoadedModel { replicas, spec, sha256, variant, engine })
 }

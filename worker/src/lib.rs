@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod preprocess;
 pub mod progress;
 pub mod remembered;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod serve;

@@ -21,6 +21,7 @@ use trawl_worker::{
     check_model::check_model,
     cli::{Cli, Command, command},
     model::ModelError,
+    replay::replay,
     run::run,
     serve::serve,
 };
@@ -57,6 +58,7 @@ fn main() {
             Some(Command::Serve(args)) => serve(args, Shutdown::install()).await,
             Some(Command::Run(args)) => run(args, cli.output, Shutdown::install(), started).await,
             Some(Command::CheckModel(args)) => check_model(args, cli.output).await,
+            Some(Command::Replay(args)) => replay(args, cli.output, Shutdown::install()).await,
             Some(Command::Bench(args)) => bench(args, cli.output).await,
             Some(Command::Completions { shell }) => completions(shell),
             Some(Command::Man { dir }) => manual(&dir),

@@ -23,18 +23,19 @@ use std::{
 use tokio::task::JoinHandle;
 use trawl_common::{
     broker::{Broker, Consumer, memory::MemoryBroker, topology::RetryPolicy},
-    bundle::BundleSpec,
-    config::{OutputFormat, exit},
+    config::{JobArgs, OutputFormat, exit},
     job::{JobSpec, ModelRef},
     ledger::{JobState, Ledger, Progress, memory::MemoryLedger},
     location::Location,
-    model_file::{self, ModelFile},
+    model_file::ModelFile,
+    model_import::{Imported, import},
     planning::{
         PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, PUBLISH_WINDOW, Planned, enlist, open_output},
     },
     results::{Manifest, OutputLayout},
     shutdown::Shutdown,
+    stdin_list,
     storage::Stores,
     tls, trace,
 };
@@ -164,17 +165,14 @@ async fn begun_batches(spec: &JobSpec, stores: &Stores) -> Result<Vec<u64>> {
 
 /// Checks the model's description and makes the spec.
 async fn spec(args: &RunArgs, base_dir: &Path, stores: &Arc<Stores>) -> Result<(JobSpec, ModelFile)> {
-    let place = args.job.model_location(base_dir)?;
-    args.job.out_location(base_dir)?;
     let cache = args.compute.cache_dir();
-    if place.is_local() {
-        // Before the digest, which reads the whole file: what is no bundle is said at once.
-        BundleSpec::read(Path::new(&place.to_string()))?;
-    }
-    let file = model_file::obtain(stores, &place, None, &cache).await?;
-    BundleSpec::read(&file.path)?;
+    let kept = stdin_list::keep(&args.job.sources, &cache).await.context("the list by standard input")?;
+    let job = JobArgs { sources: kept, ..args.job.clone() };
+    let place = job.model_location(base_dir)?;
+    job.out_location(base_dir)?;
+    let Imported { file, location, .. } = import(stores, &place, &cache).await?;
     let spec =
-        args.job.spec(base_dir, ModelRef { location: place.to_string(), sha256: file.sha256.clone() })?;
+        job.spec(base_dir, ModelRef { location: location.to_string(), sha256: file.sha256.clone() })?;
     Ok((spec, file))
 }
 

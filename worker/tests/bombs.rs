@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 use trawl_common::{
-    bundle::{InputSpec, Interpolation, ResizeMode},
+    bundle::{Centre, InputSpec, Interpolation, ResizeMode},
     job::{Decode, Orient, Truncated},
 };
 use trawl_worker::preprocess::{Limits, Recipe, Scratch, prepare};
@@ -21,9 +21,11 @@ const EXTRA_BYTES: u64 = 64 << 20;
 fn recipe(truncated: Truncated) -> Recipe {
     let input = InputSpec {
         crop: [24, 24],
-        resize: Some(28),
+        resize: Some(28.into()),
         resize_mode: ResizeMode::Shortest,
         interpolation: Interpolation::Bilinear,
+        fill: None,
+        centre: Centre::default(),
         mean: [0.0; 3],
         std: [1.0; 3],
     };

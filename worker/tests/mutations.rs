@@ -209,6 +209,7 @@ fn manifest(spec: &JobSpec, footer: &PartFooter) -> Vec<u8> {
         preprocess_sha256: spec.preprocess_digest(),
         created_unix_ms: 1,
         finished_unix_ms: 2,
+        engines: Default::default(),
         trawl: "0".into(),
         parts: Vec::new(),
     };

@@ -3,16 +3,19 @@
 //! Written by `finalize` when the parts equal the plan, before `_SUCCESS`; read by `trawl verify`, by
 //! `trawl status OUT` and by whatever the user builds on top. Never the truth: the parts are.
 
-use super::part::PartFooter;
+use super::{engine::Engine, part::PartFooter};
 use crate::{
     batch::BatchNumber, error_code::ErrorCode, job::JobId, ledger::BatchOutcome, stages::StageTimes,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The version of [`Manifest`] that this build writes.
 pub const MANIFEST_VERSION: u32 = 1;
+
+/// Kinds of workers that a manifest names; a fleet has a handful.
+const MAX_ENGINES: usize = 64;
 
 /// One part of a finished job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +60,9 @@ pub struct Manifest {
     pub created_unix_ms: u64,
     /// When the manifest was written, milliseconds since 1970.
     pub finished_unix_ms: u64,
+    /// What ran the model: one entry for each kind of worker; empty in manifests that were written before this was.
+    #[serde(default)]
+    pub engines: BTreeSet<Engine>,
     /// The trawl that wrote the manifest.
     pub trawl: String,
     /// The parts, by batch.
@@ -89,6 +95,9 @@ impl Manifest {
             *self.errors.entry(code).or_default() += n;
         }
         self.stages.add(&outcome.stages);
+        if self.engines.len() < MAX_ENGINES || self.engines.contains(&footer.engine) {
+            self.engines.insert(footer.engine.clone());
+        }
         let (batch, rows, failures) = (footer.batch, footer.rows, footer.failures);
         self.parts.push(ManifestPart { name, batch, rows, failures, bytes });
     }
@@ -142,6 +151,7 @@ mod tests {
             preprocess_sha256: "p".into(),
             created_unix_ms: 1,
             finished_unix_ms: 2,
+            engines: Default::default(),
             trawl: "0.1.0".into(),
             parts: Vec::new(),
         };
@@ -159,6 +169,7 @@ mod tests {
                 attempt_id: "a".into(),
                 worker: "w".into(),
                 stages: Default::default(),
+                engine: Default::default(),
             };
             manifest.push(format!("part-{}.parquet", footer.batch), 100, &footer);
         }

@@ -4,6 +4,7 @@
 //! objects, the others turn values into bytes and back; the only request made here is the one for a
 //! file's [`footer`].
 
+pub mod engine;
 pub mod footer;
 pub mod layout;
 pub mod manifest;

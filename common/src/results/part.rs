@@ -5,6 +5,7 @@
 //! bytes may differ between two attempts (their ids are in the footer); the rows must not.
 
 use super::{
+    engine::Engine,
     footer::{FetchFooterError, FooterEntries, FooterError, entry},
     row::{ClassScore, Outcome, Prediction, ResultRow},
     schema::{Columns, topk_element, topk_fields, vector_element},
@@ -118,6 +119,8 @@ pub struct PartFooter {
     pub worker: String,
     /// Where the batch's time went until it was encoded; empty in parts that were written before this was.
     pub stages: StageTimes,
+    /// What ran the model.
+    pub engine: Engine,
 }
 
 impl PartFooter {
@@ -141,6 +144,7 @@ impl PartFooter {
             attempt_id: attempt_id.into(),
             worker: worker.into(),
             stages: StageTimes::default(),
+            engine: Engine { trawl: env!("CARGO_PKG_VERSION").to_owned(), ..Engine::default() },
         }
     }
 
@@ -199,6 +203,7 @@ impl PartFooter {
             worker: entries.text("trawl.worker")?.to_owned(),
             // Decides nothing, so that one that is not there, or of a later trawl, costs nothing.
             stages: entries.json("trawl.stages").unwrap_or_default(),
+            engine: Engine::of(entries, entries.text("trawl.version")?),
         };
         let bad = |name, reason| Err(FooterError::Bad { name, reason });
         if footer.rows != entries.rows() {
@@ -226,6 +231,7 @@ impl PartFooter {
             entry("trawl.worker", &self.worker),
             entry("trawl.stages", &serde_json::to_string(&self.stages).expect("counts are plain data")),
         ];
+        entries.extend(self.engine.entries());
         entries.extend(self.created_unix_ms.map(|ms| entry("trawl.created_unix_ms", &ms)));
         entries
     }

@@ -148,6 +148,7 @@ mod tests {
             attempt_id: "a".into(),
             worker: "w".into(),
             stages: Default::default(),
+            engine: Default::default(),
         };
         encode_part(rows, columns, &footer.counted(rows)).unwrap()
     }

@@ -169,6 +169,7 @@ mod tests {
             failures: 0,
             errors: Default::default(),
             stages: Default::default(),
+            engine: Default::default(),
             model_sha256: "ab".repeat(32),
             preprocess_sha256: "cd".repeat(32),
             version: "0.1.0".into(),

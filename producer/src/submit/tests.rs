@@ -113,11 +113,10 @@ async fn a_bundle_is_refused_before_anything_is_made() {
     let model = bench.dir.path().join("m.pt");
     fixture::write_bundle(&model, false);
     assert_eq!(bench.prepare("").await.unwrap_err().code, exit::USAGE);
-    // A description beside the file does for a worker of this machine alone.
-    std::fs::write(model.with_extension("json"), fixture::DESCRIPTION).unwrap();
+    std::fs::write(model.with_extension("json"), "{}").unwrap();
     let stop = bench.prepare("").await.unwrap_err();
     assert_eq!(stop.code, exit::USAGE);
-    assert!(stop.message.contains("beside"), "{}", stop.message);
+    assert!(stop.message.contains("m.json"), "{}", stop.message);
     fixture::write_bundle(&model, true);
     bench.prepare("").await.unwrap();
     std::fs::write(&model, "no zip").unwrap();
@@ -127,6 +126,29 @@ async fn a_bundle_is_refused_before_anything_is_made() {
     assert_eq!(stop.code, exit::USAGE);
     assert!(stop.lines().contains("hint:"), "{}", stop.lines());
     assert_eq!(bench.keys().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_description_beside_the_model_travels_inside_it() {
+    let bench = Bench::new();
+    let model = bench.dir.path().join("m.pt");
+    fixture::write_bundle(&model, false);
+    let bare = std::fs::read(&model).unwrap();
+    std::fs::write(model.with_extension("json"), fixture::DESCRIPTION).unwrap();
+    let prepared = bench.prepare("").await.unwrap();
+    let again = bench.prepare("").await.unwrap();
+    assert!(prepared.spec.same_work(&again.spec), "the same files are the same job");
+    assert_eq!(std::fs::read(&model).unwrap(), bare, "the model stays as it is");
+    bench.place(&prepared, &CancellationToken::new()).await.unwrap();
+    // Whoever gets it from the output needs nothing else.
+    let sha256 = &prepared.spec.model.sha256;
+    let place = Location::parse(&prepared.spec.model.location, Path::new("/")).unwrap();
+    let stored = bench.stores.open(&place).await.get(place.key(), 1 << 20).await.unwrap();
+    assert_eq!(hex_sha256(&stored.bytes), *sha256);
+    let copy = bench.dir.path().join("copy.pt");
+    std::fs::write(&copy, stored.bytes).unwrap();
+    let spec = trawl_common::bundle::BundleSpec::read(&copy).unwrap();
+    assert_eq!(spec, trawl_common::bundle::BundleSpec::parse(fixture::DESCRIPTION.as_bytes()).unwrap());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Parser;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
-use trawl_common::bundle::{BUNDLE_VERSION, BundleSpec, Head, InputSpec, Interpolation, ResizeMode};
+use trawl_common::bundle::{BUNDLE_VERSION, BundleSpec, Centre, Head, InputSpec, Interpolation, ResizeMode};
 use trawl_worker::model::write;
 
 /// The file's logits may differ by so much from the network's: rounding, with sums in another order.
@@ -51,9 +51,11 @@ fn describe(labels: &Path) -> anyhow::Result<BundleSpec> {
             .with_context(|| format!("{} is no list of names", labels.display()))?,
         input: InputSpec {
             crop: [network::SIDE, network::SIDE],
-            resize: Some(256),
+            resize: Some(256.into()),
             resize_mode: ResizeMode::Shortest,
             interpolation: Interpolation::Bicubic,
+            fill: None,
+            centre: Centre::default(),
             mean: [127.0 / 255.0; 3],
             std: [128.0 / 255.0; 3],
         },

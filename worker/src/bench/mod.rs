@@ -26,6 +26,7 @@ use trawl_common::{
     config::{OutputFormat, exit},
     location::Location,
     model_file,
+    model_import::{Imported, import},
     telemetry::printable,
 };
 
@@ -38,8 +39,7 @@ pub async fn bench(args: BenchArgs, format: OutputFormat) -> Result<u8> {
     let base_dir = std::env::current_dir().context("the working directory cannot be read")?;
     let stores = args.compute.stores();
     let place = Location::parse(&args.model, &base_dir)?;
-    let file = model_file::obtain(&stores, &place, None, &args.compute.cache_dir()).await?;
-    let spec = BundleSpec::read(&file.path)?;
+    let Imported { file, spec, .. } = import(&stores, &place, &args.compute.cache_dir()).await?;
     let images = match &args.images {
         Some(source) => sample::read(source, &base_dir, &stores, args.limit, &args.compute).await?,
         None => tokio::task::spawn_blocking(sample::drawn).await??,
@@ -95,7 +95,13 @@ fn measure(
         orient: trawl_common::job::Orient::None,
         limits: args.compute.image_limits(),
     };
-    let model = LoadedModel { replicas, spec, sha256: file.sha256.clone(), variant: String::new() };
+    let model = LoadedModel {
+        replicas,
+        spec,
+        sha256: file.sha256.clone(),
+        variant: String::new(),
+        engine: Default::default(),
+    };
     let patience = args.patience();
     let decoded = stages::decode(&images.files, &recipe, threads, patience)?;
     let sizes = sizes(rule);

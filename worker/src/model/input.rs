@@ -195,15 +195,17 @@ fn table(input: &InputSpec) -> Box<[[f32; 256]; 3]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trawl_common::bundle::{Interpolation, ResizeMode};
+    use trawl_common::bundle::{Centre, Interpolation, ResizeMode};
 
     #[test]
     fn bytes_that_are_normalised_on_the_device_are_the_same_floats() {
         let spec = InputSpec {
             crop: [16, 16],
-            resize: Some(16),
+            resize: Some(16.into()),
             resize_mode: ResizeMode::Shortest,
             interpolation: Interpolation::Bilinear,
+            fill: None,
+            centre: Centre::default(),
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
         };

@@ -24,6 +24,7 @@ use std::{fmt, path::Path, str::FromStr};
 use trawl_common::{
     bundle::{BundleFormat, BundleSpec},
     job::Precision,
+    results::engine::Engine,
 };
 use verdicts::Verdict;
 
@@ -150,6 +151,8 @@ pub struct LoadedModel {
     pub spec: BundleSpec,
     /// Hex sha256 of the bundle.
     pub sha256: String,
+    /// What runs it, for the parts' footers.
+    pub engine: Engine,
     /// Digest and precision: what speed depends on.
     pub variant: String,
 }

@@ -17,7 +17,7 @@ use super::{
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use trawl_common::{
-    bundle::{BundleSpec, Head, InputSpec, Interpolation, ResizeMode},
+    bundle::{BundleSpec, Centre, Head, InputSpec, Interpolation, ResizeMode},
     job::Precision,
 };
 
@@ -35,6 +35,8 @@ fn spec() -> BundleSpec {
             resize: None,
             resize_mode: ResizeMode::Squash,
             interpolation: Interpolation::Bilinear,
+            fill: None,
+            centre: Centre::default(),
             mean: [0.5; 3],
             std: [0.25; 3],
         },

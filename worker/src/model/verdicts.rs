@@ -45,7 +45,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// Whether the answers were the same; `None` if nobody looked. Blocking.
-    pub(super) fn known(&self) -> Option<bool> {
+    pub fn known(&self) -> Option<bool> {
         self.same.get(&self.key)
     }
 

@@ -4,38 +4,22 @@
 //! comes here. What is written must be readable by [`BundleSpec::read`], by libtorch and by `torch.jit.load`, and it
 //! must never be half there under its final name.
 
-use std::{
-    fs::File,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 use tch::{CModule, Device, Kind, TchError, Tensor};
-use trawl_common::bundle::{AT_START, BundleSpec, EXTRA_NAME, open_archive};
-use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+use trawl_common::bundle::{BundleError, BundleSpec, add_description};
 
 /// Images in the input that a network is traced with. Not 1: a batch of one hides what depends on the batch's size.
 const TRACE_BATCH: i64 = 2;
 
-/// Where torch puts the bytes of tensors; extra files need it less, but a reader may map them too.
-const ALIGNMENT: u16 = 64;
-
 /// A bundle that was not written, or is not what was traced.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The description would be refused by every reader.
-    #[error("the description of the model is not usable: {0}")]
-    BadSpec(String),
     /// libtorch refused to trace, save, load or run.
     #[error("libtorch: {0}")]
     Torch(#[from] TchError),
-    /// The saved file is not the archive that it should be.
-    #[error("the model `{path}` cannot be extended by its description: {reason}")]
-    Archive {
-        /// The file.
-        path: PathBuf,
-        /// What was wrong with it.
-        reason: String,
-    },
+    /// The description would be refused by every reader, or the saved file is not the archive that it should be.
+    #[error(transparent)]
+    Description(#[from] BundleError),
     /// The folder or the file system.
     #[error("the model `{path}` cannot be written: {source}; choose a folder that exists and has room")]
     Io {
@@ -114,15 +98,13 @@ fn write_then(
     check: impl FnOnce(&Path) -> Result<(), WriteError>,
 ) -> Result<(), WriteError> {
     let io = |source| WriteError::Io { path: path.into(), source };
-    let json = serde_json::to_vec(spec).map_err(|e| WriteError::BadSpec(e.to_string()))?;
-    BundleSpec::parse(&json).map_err(WriteError::BadSpec)?;
     let name = path.file_name().ok_or_else(|| io(std::io::ErrorKind::InvalidFilename.into()))?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // A folder of its own, since the archive's inner root is the name that it is saved under.
     let work = tempfile::TempDir::with_prefix_in(".bundle-", folder).map_err(io)?;
     let made = work.path().join(name);
     module.save(&made)?;
-    add_extra(&made, &json).map_err(|reason| WriteError::Archive { path: path.into(), reason })?;
+    add_description(&made, spec)?;
     check(&made)?;
     std::fs::rename(&made, path).map_err(io)
 }
@@ -160,29 +142,10 @@ pub fn check_bundle(
     Ok(())
 }
 
-/// Appends the description as torch's `_extra_files` would have: a stored member `ROOT/extra/trawl.json`.
-fn add_extra(path: &Path, json: &[u8]) -> Result<(), String> {
-    let words = |e: &dyn std::fmt::Display| e.to_string();
-    let file = File::options().read(true).write(true).open(path).map_err(|e| words(&e))?;
-    let root = {
-        let archive = open_archive(&file).map_err(|e| words(&e))?;
-        let root =
-            archive.file_names().find_map(|name| Some(name.ok()?.strip_suffix("/constants.pkl")?.to_owned()));
-        root.ok_or("it has no constants.pkl")?
-    };
-    let mut zip = ZipWriter::new_append_with_config(AT_START, file).map_err(|e| words(&e))?;
-    let options =
-        SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(ALIGNMENT);
-    zip.start_file(format!("{root}/extra/{EXTRA_NAME}"), options).map_err(|e| words(&e))?;
-    zip.write_all(json).map_err(|e| words(&e))?;
-    let file = zip.finish().map_err(|e| words(&e))?;
-    file.sync_all().map_err(|e| words(&e))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trawl_common::bundle::{Head, InputSpec, Interpolation, ResizeMode};
+    use trawl_common::bundle::{Centre, Head, InputSpec, Interpolation, ResizeMode};
 
     fn spec() -> BundleSpec {
         BundleSpec {
@@ -195,6 +158,8 @@ mod tests {
                 resize: None,
                 resize_mode: ResizeMode::Squash,
                 interpolation: Interpolation::Bilinear,
+                fill: None,
+                centre: Centre::default(),
                 mean: [0.485, 0.456, 0.406],
                 std: [0.229, 0.224, 0.225],
             },
@@ -264,7 +229,7 @@ mod tests {
         let mut bad = spec();
         bad.input.std[1] = 0.0;
         let error = write_bundle(&module, &bad, &folder.path().join("a.pt")).unwrap_err();
-        assert!(matches!(error, WriteError::BadSpec(_)), "{error}");
+        assert!(matches!(error, WriteError::Description(BundleError::BadSpec { .. })), "{error}");
         let error = write_bundle(&module, &spec(), &folder.path().join("no/a.pt")).unwrap_err();
         assert!(matches!(error, WriteError::Io { .. }), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -44,6 +44,7 @@ impl Pipeline {
         let (number, attempt) = (batch.descriptor.batch, self.next_attempt_id());
         let mut footer =
             PartFooter::new(&batch.job.spec, number, attempt, self.worker.clone()).counted(&rows);
+        footer.engine = batch.job.model.engine.clone();
         footer.stages = batch.stages();
         footer.stages.binding.extend(self.meters.binding().map(|stage| (stage, 1)));
         let columns = batch.job.columns;

@@ -5,13 +5,13 @@
 //! longer side, `round()` to even for the crop) and is written down at each rule of our own.
 
 use super::resample::Window;
-use trawl_common::bundle::{InputSpec, ResizeMode};
+use trawl_common::bundle::{Centre, InputSpec, Resize, ResizeMode};
 
-/// The grey of a letterbox's bars, on every channel.
-const LETTERBOX_FILL: u8 = 114;
+/// The grey of a letterbox's bars, unless the model says otherwise.
+const LETTERBOX_FILL: [u8; 3] = [114; 3];
 
 /// The black around an image that is smaller than the crop.
-const CROP_FILL: u8 = 0;
+const CROP_FILL: [u8; 3] = [0; 3];
 
 /// How one image becomes the model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,27 +23,27 @@ pub(super) struct Plan {
     /// Where that part's top left corner is in the input: (x, y).
     pub at: (u32, u32),
     /// What the rest of the input is filled with.
-    pub fill: u8,
+    pub fill: [u8; 3],
 }
 
 impl Plan {
     /// Plans for an image of `width` x `height` pixels, neither of them 0.
     pub(super) fn new(width: u32, height: u32, input: &InputSpec) -> Self {
         let [crop_height, crop_width] = input.crop;
-        let (resized, fill) = match input.resize_mode {
-            ResizeMode::Shortest => {
-                (input.resize.map_or((width, height), |side| shortest(width, height, side)), CROP_FILL)
-            }
-            ResizeMode::Squash => {
-                (input.resize.map_or((crop_width, crop_height), |side| (side, side)), CROP_FILL)
-            }
-            ResizeMode::Letterbox => {
-                let bounds = input.resize.map_or((crop_width, crop_height), |side| (side, side));
-                (fit(width, height, bounds), LETTERBOX_FILL)
-            }
+        let bounds = input.resize.map_or((crop_width, crop_height), Resize::bounds);
+        let resized = match (input.resize_mode, input.resize) {
+            (ResizeMode::Shortest, None) => (width, height),
+            (ResizeMode::Shortest, Some(Resize::Side(side))) => shortest(width, height, side),
+            (ResizeMode::Shortest, Some(Resize::Sides(_))) => keep_shape(width, height, bounds, f64::min),
+            (ResizeMode::Squash, _) => bounds,
+            (ResizeMode::Letterbox, _) => keep_shape(width, height, bounds, f64::max),
         };
-        let (x, to_x, kept_width) = centre(resized.0, crop_width);
-        let (y, to_y, kept_height) = centre(resized.1, crop_height);
+        let fill = input.fill.unwrap_or(match input.resize_mode {
+            ResizeMode::Letterbox => LETTERBOX_FILL,
+            ResizeMode::Shortest | ResizeMode::Squash => CROP_FILL,
+        });
+        let (x, to_x, kept_width) = centre(resized.0, crop_width, input.centre);
+        let (y, to_y, kept_height) = centre(resized.1, crop_height, input.centre);
         let window = Window { x, y, width: kept_width, height: kept_height };
         Self { resized, window, at: (to_x, to_y), fill }
     }
@@ -57,30 +57,31 @@ fn shortest(width: u32, height: u32, side: u32) -> (u32, u32) {
     if width <= height { (side, longer) } else { (longer, side) }
 }
 
-/// The largest size of the same shape within `bounds`; the side that does not touch its bound is rounded to
-/// the nearest pixel, halves up, and is at least 1.
-fn fit(width: u32, height: u32, bounds: (u32, u32)) -> (u32, u32) {
-    let scaled = |side: u32, to: u32, of: u32| {
-        let (side, to, of) = (u64::from(side), u64::from(to), u64::from(of));
-        ((2 * side * to + of) / (2 * of)).max(1) as u32
-    };
-    if u64::from(width) * u64::from(bounds.1) >= u64::from(height) * u64::from(bounds.0) {
-        (bounds.0, scaled(height, bounds.0, width).min(bounds.1))
-    } else {
-        (scaled(width, bounds.1, height).min(bounds.0), bounds.1)
-    }
+/// timm's `ResizeKeepRatio`: of how many times the sides are larger than `bounds`, the smaller makes an image that covers
+/// them and the larger one that fits within. Python's `round()` takes halves to the even neighbour.
+fn keep_shape(width: u32, height: u32, bounds: (u32, u32), of: fn(f64, f64) -> f64) -> (u32, u32) {
+    let ratio = of(f64::from(height) / f64::from(bounds.1), f64::from(width) / f64::from(bounds.0));
+    let scaled = |side: u32| ((f64::from(side) / ratio).round_ties_even() as u32).max(1);
+    (scaled(width), scaled(height))
 }
 
-/// torchvision's `CenterCrop` along one axis: where the kept part begins in the image, where it goes in the
-/// crop, and how long it is. A smaller image is padded, the odd pixel after it.
-fn centre(image: u32, crop: u32) -> (u32, u32, u32) {
+/// The centre of an axis: where the kept part begins in the image, where it goes in the crop, and how long it is.
+fn centre(image: u32, crop: u32, rule: Centre) -> (u32, u32, u32) {
     if image < crop {
-        return (0, (crop - image) / 2, image);
+        let spare = crop - image;
+        let before = match rule {
+            Centre::Torchvision => spare / 2,
+            Centre::HuggingFace => spare.div_ceil(2),
+        };
+        return (0, before, image);
     }
     let spare = image - crop;
-    // Python's round(spare / 2): halves go to the even neighbour.
     let half = spare / 2;
-    let first = if spare % 2 == 1 && half % 2 == 1 { half + 1 } else { half };
+    let first = match rule {
+        // Python's round(spare / 2): halves go to the even neighbour.
+        Centre::Torchvision if spare % 2 == 1 && half % 2 == 1 => half + 1,
+        Centre::Torchvision | Centre::HuggingFace => half,
+    };
     (first, 0, crop)
 }
 
@@ -92,9 +93,11 @@ mod tests {
     fn input(crop: [u32; 2], resize: Option<u32>, resize_mode: ResizeMode) -> InputSpec {
         InputSpec {
             crop,
-            resize,
+            resize: resize.map(Resize::Side),
             resize_mode,
             interpolation: Interpolation::Bilinear,
+            fill: None,
+            centre: Centre::default(),
             mean: [0.5; 3],
             std: [0.5; 3],
         }
@@ -116,23 +119,34 @@ mod tests {
 
     #[test]
     fn odd_spare_pixels_round_to_even() {
-        assert_eq!(centre(225, 224).0, 0);
-        assert_eq!(centre(227, 224).0, 2);
-        assert_eq!(centre(229, 224).0, 2);
-        assert_eq!(centre(231, 224).0, 4);
+        let begin = |image| centre(image, 224, Centre::Torchvision).0;
+        assert_eq!([225, 227, 229, 231].map(begin), [0, 2, 2, 4]);
+        let begin = |image| centre(image, 224, Centre::HuggingFace).0;
+        assert_eq!([225, 227, 229, 231].map(begin), [0, 1, 2, 3]);
+        assert_eq!(centre(5, 8, Centre::Torchvision), (0, 1, 5));
+        assert_eq!(centre(5, 8, Centre::HuggingFace), (0, 2, 5));
+    }
+
+    #[test]
+    fn two_numbers_are_covered_as_timm_does() {
+        let mut spec = input([192, 256], None, ResizeMode::Shortest);
+        spec.resize = Some(Resize::Sides([219, 292]));
+        // 500 / 292 is the smaller ratio: 375 / 1.712 = 219.0
+        assert_eq!(Plan::new(500, 375, &spec).resized, (292, 219));
+        assert_eq!(Plan::new(375, 500, &spec).resized, (292, 389));
     }
 
     #[test]
     fn a_small_image_is_centred_in_black() {
         let plan = Plan::new(3, 300, &input([224, 224], None, ResizeMode::Shortest));
-        assert_eq!((plan.resized, plan.at, plan.fill), ((3, 300), (110, 0), 0));
+        assert_eq!((plan.resized, plan.at, plan.fill), ((3, 300), (110, 0), [0; 3]));
         assert_eq!(plan.window, Window { x: 0, y: 38, width: 3, height: 224 });
     }
 
     #[test]
     fn letterbox_keeps_the_shape_and_touches_a_bound() {
         let plan = Plan::new(1000, 500, &input([640, 640], None, ResizeMode::Letterbox));
-        assert_eq!((plan.resized, plan.at, plan.fill), ((640, 320), (0, 160), 114));
+        assert_eq!((plan.resized, plan.at, plan.fill), ((640, 320), (0, 160), [114; 3]));
         let plan = Plan::new(1, 60_000, &input([640, 320], None, ResizeMode::Letterbox));
         assert_eq!((plan.resized, plan.at), ((1, 640), (159, 0)));
         let plan = Plan::new(30, 20, &input([224, 224], Some(320), ResizeMode::Letterbox));

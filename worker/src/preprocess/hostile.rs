@@ -5,7 +5,7 @@
 
 use super::*;
 use std::path::Path;
-use trawl_common::bundle::{Interpolation, ResizeMode};
+use trawl_common::bundle::{Centre, Interpolation, ResizeMode};
 
 /// Far below what any of the lying headers asks for, far above what the small fixtures need.
 const LIMITS: Limits = Limits { max_pixels: 1_000_000, max_side: 20_000, max_frames: 100 };
@@ -13,9 +13,11 @@ const LIMITS: Limits = Limits { max_pixels: 1_000_000, max_side: 20_000, max_fra
 fn recipe(truncated: Truncated) -> Recipe {
     let input = InputSpec {
         crop: [24, 24],
-        resize: Some(28),
+        resize: Some(28.into()),
         resize_mode: ResizeMode::Shortest,
         interpolation: Interpolation::Bicubic,
+        fill: None,
+        centre: Centre::default(),
         mean: [0.0; 3],
         std: [1.0; 3],
     };

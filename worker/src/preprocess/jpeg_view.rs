@@ -87,7 +87,7 @@ mod tests {
     };
     use std::ffi::c_int;
     use trawl_common::{
-        bundle::{InputSpec, Interpolation, ResizeMode},
+        bundle::{Centre, InputSpec, Interpolation, ResizeMode},
         job::{Decode, Orient, Truncated},
     };
     use turbojpeg_sys as tj;
@@ -127,9 +127,11 @@ mod tests {
     fn recipe(truncated: Truncated, decode: Decode, interpolation: Interpolation, resize: u32) -> Recipe {
         let input = InputSpec {
             crop: [24, 24],
-            resize: Some(resize),
+            resize: Some(resize.into()),
             resize_mode: ResizeMode::Shortest,
             interpolation,
+            fill: None,
+            centre: Centre::default(),
             mean: [0.0; 3],
             std: [1.0; 3],
         };

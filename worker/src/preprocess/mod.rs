@@ -226,7 +226,7 @@ fn resize_and_crop(decoded: &Decoded, recipe: &Recipe, scratch: &mut Scratch) ->
     let (width, height) = decoded.orientation.applied_to(decoded.width, decoded.height);
     let plan = Plan::new(width, height, &recipe.input);
     let stride = crop_width as usize * 3;
-    let mut pixels = vec![plan.fill; stride * crop_height as usize];
+    let mut pixels = plan.fill.repeat(stride / 3 * crop_height as usize);
     let start = plan.at.1 as usize * stride + plan.at.0 as usize * 3;
     let there = &scratch.decoded;
     let (across, down) = axes(decoded, (there.width, there.height));

@@ -119,7 +119,9 @@ struct Taps {
 impl Taps {
     fn of(key: &AxisKey) -> Self {
         let (filter, radius): (fn(f64) -> f64, f64) = match key.filter {
+            Interpolation::Box => (one, 0.5),
             Interpolation::Nearest | Interpolation::Bilinear => (bilinear, 1.0),
+            Interpolation::Hamming => (hamming, 1.0),
             Interpolation::Bicubic => (bicubic, 2.0),
             Interpolation::Lanczos => (lanczos, 3.0),
         };
@@ -189,6 +191,23 @@ fn split(weights: &[i32]) -> Vec<i16> {
         parts.extend(group.iter().map(|&w| (w - (high(w) << SPLIT_BITS)) as i16));
     }
     parts
+}
+
+fn one(x: f64) -> f64 {
+    if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }
+}
+
+fn hamming(x: f64) -> f64 {
+    let x = x.abs();
+    if x == 0.0 {
+        return 1.0;
+    }
+    if x >= 1.0 {
+        return 0.0;
+    }
+    let x = x * std::f64::consts::PI;
+    // Single precision in Pillow too.
+    x.sin() / x * (f64::from(0.54_f32) + f64::from(0.46_f32) * x.cos())
 }
 
 fn bilinear(x: f64) -> f64 {
