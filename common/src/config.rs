@@ -7,6 +7,7 @@
 use crate::{
     job::{Decode, JOB_SPEC_VERSION, JobId, JobSpec, ModelRef, Orient, Precision, QueueName, Truncated},
     location::{Location, LocationError},
+    source_args::SourceArgs,
 };
 use clap::{Args, builder::FalseyValueParser};
 use std::{
@@ -47,8 +48,12 @@ pub enum OutputFormat {
 #[derive(Debug, Clone, Args)]
 pub struct JobArgs {
     /// Folders, files, globs or prefixes of buckets (s3://, gs://, az://, abfss://) to take images from
-    #[arg(required = true, value_name = "SOURCE")]
+    #[arg(required_unless_present = "from_failures", value_name = "SOURCE")]
     pub sources: Vec<String>,
+
+    /// How the sources are read
+    #[command(flatten)]
+    pub select: SourceArgs,
 
     /// Model bundle: a TorchScript file with its trawl.json, local, in a bucket or on the web
     #[arg(long, value_name = "BUNDLE")]
@@ -130,23 +135,28 @@ impl JobArgs {
     /// # Errors
     /// If a source or the output names no place.
     pub fn spec(&self, base_dir: &Path, model: ModelRef) -> Result<JobSpec, LocationError> {
-        for source in &self.sources {
+        // The failed images of a job are its plan, less what its parts have an answer for.
+        let sources = match &self.select.from_failures {
+            Some(out) => vec![format!("{}/_trawl/plan/", out.trim_end_matches('/'))],
+            None => self.sources.clone(),
+        };
+        for source in &sources {
             Location::parse(source, base_dir)?;
         }
-        let relative = self.sources.iter().any(|s| !s.starts_with('/') && !s.contains("://"));
+        let relative = sources.iter().any(|s| !s.starts_with('/') && !s.contains("://"));
         let base_dir_text =
             base_dir.to_str().ok_or_else(|| LocationError::NotText(base_dir.display().to_string()))?;
         let mut spec = JobSpec {
             version: JOB_SPEC_VERSION,
             job: "unnamed".parse().expect("a valid name"),
             queue: self.queue.clone(),
-            sources: self.sources.clone(),
+            sources,
             // Absolute sources are the same work wherever the command was typed.
             base_dir: if relative { base_dir_text.to_owned() } else { "/".to_owned() },
             include: self.include.clone(),
             exclude: self.exclude.clone(),
-            select: Default::default(),
-            carry: Vec::new(),
+            select: self.select.selection(),
+            carry: self.select.carry(),
             limit: self.limit,
             batch_size: self.batch_size,
             out: self.out_location(base_dir)?.to_string(),

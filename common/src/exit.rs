@@ -81,6 +81,8 @@ fn of_plan(error: &PlanError) -> u8 {
         | PlanError::Leftovers { .. }
         | PlanError::ForeignPart { .. }
         | PlanError::BadGlob { .. }
+        | PlanError::BadCapture(_)
+        | PlanError::Unfinished { .. }
         | PlanError::BadBatchSize(_)
         | PlanError::Location(_) => exit::USAGE,
         PlanError::Interrupted => exit::INTERRUPTED,

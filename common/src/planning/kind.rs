@@ -47,6 +47,8 @@ pub fn holds(kind: SourceKind, name: &str) -> bool {
         SourceKind::Parquet => has_extension(base, TABLE_EXTENSIONS),
         SourceKind::List => has_extension(base, LIST_EXTENSIONS) || has_extension(base, TABLE_EXTENSIONS),
         SourceKind::Inventory => base == INVENTORY_NAME,
+        // Plan files.
+        SourceKind::Failures => has_extension(base, TABLE_EXTENSIONS),
         SourceKind::Auto | SourceKind::Images => true,
     }
 }

@@ -7,6 +7,7 @@
 //! same numbers.
 
 pub mod cancellation;
+pub mod capture;
 pub mod contents;
 pub mod cut;
 pub mod enumerate;
@@ -20,6 +21,7 @@ pub mod publish;
 pub mod rebuild;
 pub mod repair;
 pub mod shape;
+pub mod since;
 pub mod source;
 pub mod submit;
 
@@ -71,6 +73,17 @@ pub enum PlanError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An output to go on from that is not complete.
+    #[error(
+        "{out} has no _SUCCESS: what its job has not done yet would never be done; finish it first, see `trawl repair`"
+    )]
+    Unfinished {
+        /// As the user gave it.
+        out: String,
+    },
+    /// A pattern of paths that does not parse.
+    #[error(transparent)]
+    BadCapture(#[from] capture::BadCapture),
     /// A batch size out of range.
     #[error("a batch size of {0} is not within 1 to {max}", max = crate::batch::MAX_BATCH_IMAGES)]
     BadBatchSize(u32),
@@ -170,6 +183,8 @@ impl PlanError {
             | Self::SourceMissing { .. }
             | Self::NoImages { .. }
             | Self::BadGlob { .. }
+            | Self::Unfinished { .. }
+            | Self::BadCapture(_)
             | Self::BadBatchSize(_)
             | Self::OtherJob { .. }
             | Self::Leftovers { .. }
@@ -195,6 +210,8 @@ impl PlanError {
             | Self::SourceMissing { .. }
             | Self::NoImages { .. }
             | Self::BadGlob { .. }
+            | Self::Unfinished { .. }
+            | Self::BadCapture(_)
             | Self::BadBatchSize(_)
             | Self::OtherJob { .. }
             | Self::Leftovers { .. }

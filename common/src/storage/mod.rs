@@ -10,6 +10,7 @@ pub mod local;
 pub mod memory;
 pub mod object;
 pub mod probe;
+pub mod reader;
 pub mod retry;
 pub mod s3;
 pub mod stores;

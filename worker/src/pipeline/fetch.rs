@@ -9,9 +9,9 @@ use super::{
     handover::{Room, Undecoded},
     meters::{Meters, Stage},
     pace::{Pace, Reads},
-    reading::{Part, Reading},
+    reading::{Brought, Came, Part, Reading},
+    tables::{Rows, Tables, UnreadTable},
 };
-use bytes::Bytes;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -23,11 +23,11 @@ use tokio::{
 };
 use tracing::Instrument;
 use trawl_common::{
-    batch::{ImageRef, Place},
+    batch::ImageRef,
     disposition::Failure,
     error_code::ErrorCode,
     location::Location,
-    storage::{Object, Passing, Storage, StorageError, Stores, retry::transient_errors},
+    storage::{Passing, Storage, StorageError, Stores, retry::transient_errors},
 };
 
 /// The bytes budget is counted in units of this size, to fit the semaphore's 32 bits.
@@ -70,6 +70,7 @@ pub struct Fetcher {
     meters: Arc<Meters>,
     /// Of each store, the key that it gave last.
     given: Mutex<BTreeMap<String, String>>,
+    tables: Tables,
 }
 
 impl Fetcher {
@@ -81,7 +82,16 @@ impl Fetcher {
         let images = Arc::new(Semaphore::new(pace.limit()));
         meters.set_fetches(pace.limit());
         let pace = Mutex::new(Paced { pace, given: images.available_permits() });
-        Self { stores, images, pace, budget, limits, meters, given: Mutex::default() }
+        Self {
+            stores,
+            images,
+            pace,
+            budget,
+            limits,
+            meters,
+            given: Mutex::default(),
+            tables: Tables::default(),
+        }
     }
 
     /// Hands the `wanted` images of `batch` to decode, or gives them their error rows. `expect` announces an image and gives
@@ -224,6 +234,7 @@ impl Fetcher {
             Part::Whole => image.size.min(self.limits.max_image_bytes),
             Part::Bytes(_) if request.is_too_large(image, self.limits.max_image_bytes) => 0,
             Part::Bytes(bytes) => bytes.end - bytes.start,
+            Part::Rows(_, rows) => UNKNOWN_BYTES * u64::from(rows.end - rows.start),
         }
     }
 
@@ -246,19 +257,19 @@ impl Fetcher {
     ) -> Option<Withheld> {
         let began = Instant::now();
         match self.get(batch, &request).await {
-            Ok(Object { bytes, etag, .. }) => {
+            Ok(Brought { bytes, etag }) => {
                 let took = began.elapsed();
                 self.meters.stage(Stage::Fetch, took, request.images.len() as u64);
                 batch.spent(Stage::Fetch, took);
-                self.meters.image_bytes.inc_by(bytes.len() as u64);
+                self.meters.image_bytes.inc_by(bytes.len());
                 let (mut awaited, room) = (false, Arc::new(room));
                 for (&index, arrived) in request.images.iter().zip(arrived) {
-                    match request.image_of(&bytes, batch.image(index)) {
+                    match bytes.of(batch.image(index)) {
                         Ok(bytes) => {
                             let (batch, etag, room) = (batch.clone(), etag.clone(), room.clone());
                             awaited |= arrived(Undecoded { batch, index, bytes, etag, room });
                         }
-                        Err(message) => batch.fail_row(index, ErrorCode::Truncated, message),
+                        Err((code, message)) => batch.fail_row(index, code, message),
                     }
                 }
                 self.keep_pace(awaited);
@@ -274,7 +285,7 @@ impl Fetcher {
         }
     }
 
-    async fn get(&self, batch: &OpenBatch, request: &Request) -> Result<Object, Missed> {
+    async fn get(&self, batch: &OpenBatch, request: &Request) -> Result<Brought, Missed> {
         let image = batch.image(request.images[0]);
         let place = Location::parse(image.object(), &batch.job.base_dir)
             .map_err(|e| Missed::Row(ErrorCode::Unreadable, e.to_string()))?;
@@ -291,6 +302,13 @@ impl Fetcher {
                 Err(StorageError::TooLarge { key: image.key.clone(), size: image.size, limit: most })
             }
             Part::Bytes(bytes) => store.get_range(place.key(), bytes.start, bytes.end - bytes.start).await,
+            Part::Rows(group, rows) => {
+                let column = batch.job.spec.select.image_column.as_deref();
+                let wanted =
+                    Rows { key: place.key(), etag: image.etag.as_deref(), group: *group, rows, column };
+                let cells = self.tables.read(&store, wanted).await?;
+                return Ok(Brought { bytes: Came::Cells(rows.start, cells), etag: image.etag.clone() });
+            }
         };
         let object = match object {
             Ok(object) => object,
@@ -308,7 +326,11 @@ impl Fetcher {
             )),
             _ => {
                 self.gave(&*store, place.key());
-                Ok(object)
+                let bytes = match &request.part {
+                    Part::Bytes(bytes) => Came::Piece(bytes.start, object.bytes),
+                    Part::Whole | Part::Rows(..) => Came::Whole(object.bytes),
+                };
+                Ok(Brought { bytes, etag: object.etag })
             }
         }
     }
@@ -340,19 +362,6 @@ impl Request {
     fn is_too_large(&self, image: &ImageRef, most: u64) -> bool {
         self.images.len() == 1 && image.size > most
     }
-
-    /// The bytes of `image` in the `bytes` that came; they stay in memory as long as any of them.
-    fn image_of(&self, bytes: &Bytes, image: &ImageRef) -> Result<Bytes, String> {
-        let Part::Bytes(range) = &self.part else { return Ok(bytes.clone()) };
-        let Some(Place::Bytes(at)) = image.within.map(|within| within.at) else { return Ok(bytes.clone()) };
-        let begin = usize::try_from(at - range.start).unwrap_or(usize::MAX);
-        let end = begin.saturating_add(usize::try_from(image.size).unwrap_or(usize::MAX));
-        if end > bytes.len() {
-            let there = bytes.len().saturating_sub(begin);
-            return Err(format!("the object ends after {there} of the image's {} bytes", image.size));
-        }
-        Ok(bytes.slice(begin..end))
-    }
 }
 
 /// Images that the store did not give.
@@ -371,6 +380,16 @@ impl Withheld {
 enum Missed {
     Row(ErrorCode, String),
     Store(StorageError),
+}
+
+impl From<UnreadTable> for Missed {
+    fn from(error: UnreadTable) -> Self {
+        match error {
+            UnreadTable::Storage(error) => error.into(),
+            UnreadTable::Changed(text) => Self::Row(ErrorCode::Changed, text),
+            UnreadTable::Unusable(text) => Self::Row(ErrorCode::Unreadable, text),
+        }
+    }
 }
 
 impl From<StorageError> for Missed {

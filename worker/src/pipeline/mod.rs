@@ -24,6 +24,7 @@ pub mod settle;
 pub mod sink;
 pub mod sizing;
 pub mod solo;
+mod tables;
 pub mod tail;
 mod tallies;
 mod traced;

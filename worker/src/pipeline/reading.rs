@@ -4,8 +4,12 @@
 //! that lie one behind the other in an archive come together, in pieces small enough to share a worker's memory and
 //! large enough to be worth a request. It must never ask for a byte twice, nor for much that no image needs.
 
+use bytes::Bytes;
 use std::ops::Range;
-use trawl_common::batch::{ImageRef, Place};
+use trawl_common::{
+    batch::{ImageRef, Place},
+    error_code::ErrorCode,
+};
 
 /// The most that one request brings of an archive, unless one image has more: what is decoded while the next comes.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -29,6 +33,8 @@ pub enum Part {
     Whole,
     /// These bytes.
     Bytes(Range<u64>),
+    /// These rows of a row group of a table.
+    Rows(u32, Range<u32>),
 }
 
 impl Reading {
@@ -39,27 +45,99 @@ impl Reading {
             let image = &images[index];
             let part = match image.within.map(|within| within.at) {
                 Some(Place::Bytes(begin)) => Part::Bytes(begin..begin.saturating_add(image.size)),
-                Some(Place::Row(..)) | None => Part::Whole,
+                Some(Place::Row(group, row)) => Part::Rows(group, row..row.saturating_add(1)),
+                None => Part::Whole,
             };
             let same = |other: &Self| images[wanted[other.wanted.start]].object() == image.object();
-            match (readings.last_mut(), &part) {
-                (Some(last), Part::Bytes(bytes)) if last.goes_on_with(bytes) && same(last) => {
+            let last = readings.last_mut().filter(|last| same(last));
+            match last.filter(|last| last.part.may_take_in(&part)) {
+                Some(last) => {
                     last.wanted.end = n + 1;
-                    if let Part::Bytes(all) = &mut last.part {
-                        all.end = bytes.end;
-                    }
+                    last.part.take_in(part);
                 }
-                _ => readings.push(Self { wanted: n..n + 1, part }),
+                None => readings.push(Self { wanted: n..n + 1, part }),
             }
         }
         readings
     }
+}
 
-    /// Whether `bytes` of the same object may come with it.
-    fn goes_on_with(&self, bytes: &Range<u64>) -> bool {
-        let Part::Bytes(mine) = &self.part else { return false };
-        let near = bytes.start >= mine.end && bytes.start - mine.end <= GAP_BYTES;
-        near && bytes.end - mine.start <= PIECE_BYTES
+impl Part {
+    /// Whether `next` of the same object may come with it.
+    fn may_take_in(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Bytes(mine), Self::Bytes(bytes)) => {
+                let near = bytes.start >= mine.end && bytes.start - mine.end <= GAP_BYTES;
+                near && bytes.end - mine.start <= PIECE_BYTES
+            }
+            // A row group is read as a whole, whatever is wanted of it.
+            (Self::Rows(group, mine), Self::Rows(of, rows)) => group == of && rows.start >= mine.end,
+            _ => false,
+        }
+    }
+
+    /// Grows up to the end of `next`.
+    fn take_in(&mut self, next: Self) {
+        match (self, next) {
+            (Self::Bytes(mine), Self::Bytes(bytes)) => mine.end = bytes.end,
+            (Self::Rows(_, mine), Self::Rows(_, rows)) => mine.end = rows.end,
+            _ => {}
+        }
+    }
+}
+
+/// What a request brought.
+pub struct Brought {
+    /// The bytes.
+    pub bytes: Came,
+    /// The tag of the object that they are of.
+    pub etag: Option<String>,
+}
+
+/// The bytes of a request, of which each image gets its own without a copy.
+pub enum Came {
+    /// An object.
+    Whole(Bytes),
+    /// A piece of one, from this byte on.
+    Piece(u64, Bytes),
+    /// Cells of a row group, from this row on.
+    Cells(u32, Vec<Option<Bytes>>),
+}
+
+impl Came {
+    /// How many bytes they are.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Whole(bytes) | Self::Piece(_, bytes) => bytes.len() as u64,
+            Self::Cells(_, cells) => cells.iter().flatten().map(|cell| cell.len() as u64).sum(),
+        }
+    }
+
+    /// Those of `image`, which keep the others in memory; or what its row says instead.
+    pub fn of(&self, image: &ImageRef) -> Result<Bytes, (ErrorCode, String)> {
+        match (self, image.within.map(|within| within.at)) {
+            (Self::Whole(bytes), _) => Ok(bytes.clone()),
+            (Self::Piece(start, bytes), Some(Place::Bytes(at))) => {
+                let whole = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+                let (begin, size) = (whole(at.saturating_sub(*start)), whole(image.size));
+                if begin.saturating_add(size) <= bytes.len() {
+                    return Ok(bytes.slice(begin..begin + size));
+                }
+                let there = bytes.len().saturating_sub(begin);
+                let text = format!("the object ends after {there} of the image's {size} bytes");
+                Err((ErrorCode::Truncated, text))
+            }
+            (Self::Cells(start, cells), Some(Place::Row(_, row))) => {
+                match cells.get(row.saturating_sub(*start) as usize) {
+                    Some(Some(cell)) => Ok(cell.clone()),
+                    Some(None) => Err((ErrorCode::Empty, "the table has no file in this row".to_owned())),
+                    None => Err((ErrorCode::Truncated, "the table ends before this row".to_owned())),
+                }
+            }
+            (Self::Piece(..) | Self::Cells(..), _) => {
+                Err((ErrorCode::Unreadable, "its place in the object does not fit the object".to_owned()))
+            }
+        }
     }
 }
 
@@ -78,6 +156,7 @@ mod tests {
         let bytes = |part| match part {
             Part::Whole => None,
             Part::Bytes(bytes) => Some(bytes),
+            Part::Rows(group, rows) => panic!("rows {rows:?} of group {group}"),
         };
         Reading::plan(images, &wanted).into_iter().map(|r| (r.wanted, bytes(r.part))).collect()
     }
@@ -105,6 +184,17 @@ mod tests {
                 (6..7, Some(512..517)),
             ]
         );
+    }
+
+    #[test]
+    fn the_rows_of_a_group_come_together() {
+        let row = |group, row| {
+            let within = Some(Within { object: 1, at: Place::Row(group, row) });
+            ImageRef { within, ..ImageRef::whole("t#x", None, 0) }
+        };
+        let found = Reading::plan(&[row(0, 3), row(0, 4), row(0, 9), row(1, 0), row(1, 1)], &[0, 1, 2, 3, 4]);
+        let parts: Vec<_> = found.into_iter().map(|reading| (reading.wanted, reading.part)).collect();
+        assert_eq!(parts, [(0..3, Part::Rows(0, 3..10)), (3..5, Part::Rows(1, 0..2))]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Images in tar archives get the rows that they get as objects.
 
 use super::*;
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
 use bytes::Bytes;
+use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
 use trawl_common::planning::contents::packing::Packing;
 
 impl Scene {
@@ -61,4 +63,47 @@ async fn an_archive_that_was_replaced_is_an_answer_and_one_that_was_cut_too() {
         let changed = matches!(row.outcome, Outcome::Failed { code: ErrorCode::Changed, .. });
         assert_eq!(changed, row.key.starts_with("s3://b/shards/000.tar#"), "{row:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cells_of_tables_get_the_rows_of_objects() {
+    let mut scene = Scene::new(10).await;
+    scene.upload(0..27).await;
+    scene.bucket.put("in/0007x.png", Bytes::from_static(b"no image")).await.unwrap();
+    let objects = list_all(&*scene.bucket, "in/", None).await;
+    let mut files = Vec::new();
+    for object in &objects {
+        files.push(Some(scene.bucket.get(&object.key, u64::MAX).await.unwrap().bytes));
+    }
+    files.push(None);
+    // Groups that are smaller than a batch, so that one batch reads several, and one that is larger than four.
+    for (n, group) in [(0, 4), (1, 100)] {
+        scene.bucket.put(&format!("t/{n}.parquet"), table(&files, group)).await.unwrap();
+        scene.spec.sources = vec![format!("s3://b/t/{n}.parquet")];
+        scene.spec.out = format!("s3://b/out{n}");
+        scene.spec.batch_size = if n == 0 { 10 } else { 6 };
+        scene.spec.job = scene.spec.derived_id();
+        scene.run(None).await;
+        let batches = if n == 0 { 4 } else { 5 };
+        let rows = scene.rows(batches).await;
+        assert_eq!(rows.len(), files.len());
+        for (row, object) in rows.iter().zip(&objects) {
+            if object.key == "in/0007x.png" {
+                assert!(matches!(row.outcome, Outcome::Failed { code: ErrorCode::NotAnImage, .. }), "{row:?}");
+            } else {
+                assert_eq!(row.outcome, scene.expected(&object.key).await, "{}", object.key);
+                assert_eq!(row.size, object.size);
+            }
+        }
+        assert!(matches!(rows.last().unwrap().outcome, Outcome::Failed { code: ErrorCode::Empty, .. }));
+    }
+}
+
+fn table(files: &[Option<Bytes>], group: usize) -> Bytes {
+    let cells = BinaryArray::from_iter(files.iter().map(|file| file.as_deref()));
+    let batch = RecordBatch::try_from_iter([("image", Arc::new(cells) as ArrayRef)]).unwrap();
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group)).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.into_inner().unwrap().into()
 }

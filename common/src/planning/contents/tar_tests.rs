@@ -1,6 +1,6 @@
 //! Archives of every kind, walked from one place and from many.
 
-use super::{super::tar_header::tests::header, *};
+use super::{super::packing::Packing, *};
 use crate::storage::memory::MemoryStorage;
 use futures::TryStreamExt;
 
