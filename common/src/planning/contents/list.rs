@@ -276,5 +276,5 @@ fn joined(root: &str, key: &str) -> String {
 
 fn is_usable(key: &str) -> bool {
     let fits = !key.is_empty() && key.len() <= MAX_NAME_BYTES;
-    fits && !matches!(Location::parse(key, Path::new("/")), Err(LocationError::Credentials(_)))
+    fits && !matches!(Location::parse(key, Path::new("/")), Err(LocationError::Credentials { .. }))
 }

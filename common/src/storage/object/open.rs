@@ -85,7 +85,9 @@ pub(super) async fn gcs(bucket: &str, config: Option<GcsConfig>) -> Result<Clien
         let anonymous = builder.get_config_value(&GoogleConfigKey::SkipSignature);
         let builder = match anonymous.map(|value| value.to_ascii_lowercase()).as_deref() {
             // object_store asks for a token before it writes, even so.
-            Some("true" | "1" | "on" | "yes" | "y") => builder.with_credentials(Arc::new(StaticCredentialProvider::new(nobody()))),
+            Some("true" | "1" | "on" | "yes" | "y") => {
+                builder.with_credentials(Arc::new(StaticCredentialProvider::new(nobody())))
+            }
             _ => builder,
         };
         let built = builder
