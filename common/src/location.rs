@@ -277,6 +277,11 @@ impl Location {
         }
     }
 
+    /// Whether it is on a web server, which can be read but not listed.
+    pub fn is_web(&self) -> bool {
+        matches!(self, Self::Http { .. })
+    }
+
     /// Whether it is on this machine's file system.
     pub fn is_local(&self) -> bool {
         matches!(self, Self::Local { .. })

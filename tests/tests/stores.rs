@@ -260,3 +260,40 @@ fn a_model_comes_from_the_web_where_its_address_is_allowed() {
     assert_ne!(written.code(), 0);
     assert!(written.stderr.contains("can only be read"), "{}", written.stderr);
 }
+
+#[test]
+fn images_come_from_a_list_of_urls_where_their_addresses_are_allowed() {
+    let rig = Rig::new("urls");
+    let server = WebFiles::start();
+    let mut list = String::new();
+    for i in 0..IMAGES {
+        let path = format!("/photos/img_{i:05}.png");
+        server.set(&path, Page::File(images::png(i, 40, 30).into()));
+        list += &format!("{}\n", server.url(&path));
+    }
+    server.set("/lists/urls.txt", Page::File(list.clone().into()));
+    std::fs::write(rig.dir.path().join("urls.txt"), &list).unwrap();
+    let expected = rig.expected();
+    let run_with = |source: &str, out: &str, allowed: bool| {
+        let mut command = rig.command("trawl");
+        command.args(["run", source, "--out", out, "--output", "json", "--model"]).arg(tiny_model());
+        command.env("TRAWL_ALLOW_PRIVATE_ADDRESSES", if allowed { "1" } else { "0" });
+        run(command.args(ONE_BY_ONE))
+    };
+    let without_size = |rows: BTreeMap<String, ResultRow>| -> BTreeMap<String, ResultRow> {
+        rows.into_iter().map(|(name, row)| (name, ResultRow { size: 0, ..row })).collect()
+    };
+    // From a file, and from a list on the web itself.
+    for (source, out) in [("urls.txt".to_owned(), "from-file"), (server.url("/lists/urls.txt"), "from-web")] {
+        let ended = run_with(&source, out, true).expect(0);
+        assert_eq!(ended.json()["images_ok"], IMAGES, "{source}");
+        let found = by_name(rows::of_folder(&rig.dir.path().join(out)));
+        assert_eq!(without_size(found), without_size(expected.clone()), "{source}");
+    }
+    let asked = server.asked().len();
+    let refused = run_with("urls.txt", "refused", false);
+    assert_eq!(refused.json()["images_failed"], IMAGES, "{}", refused.stderr);
+    let refused = rows::of_folder(&rig.dir.path().join("refused"));
+    assert!(format!("{:?}", refused[0]).contains("--allow-private-addresses"), "{:?}", refused[0]);
+    assert_eq!(server.asked().len(), asked, "a refused address was asked");
+}

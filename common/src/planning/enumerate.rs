@@ -145,6 +145,13 @@ impl Scope {
                 }
                 continue;
             }
+            if source.location.is_web() && matches!(source.reach, Reach::ExactOrBelow) {
+                match store.head(source.location.key()).await {
+                    Err(StorageError::NotFound { .. }) => return Err(missing("the server does not have it")),
+                    other => drop(other?),
+                }
+                continue;
+            }
             let prefix = match source.reach {
                 Reach::Below | Reach::Path | Reach::Glob { .. } => source.folder(),
                 Reach::ExactOrBelow => source.location.key().to_owned(),
@@ -298,6 +305,9 @@ impl Lister {
             }
             Reach::ExactOrBelow => {
                 self.single(source, store).await?;
+                if source.location.is_web() {
+                    return Ok(());
+                }
                 self.pages(source, store, &folder).await
             }
         }
@@ -309,7 +319,7 @@ impl Lister {
         if self.cursor.after.is_some() {
             return Ok(());
         }
-        let object = if source.location.is_local() {
+        let object = if source.location.is_local() || source.location.is_web() {
             Some(store.head(key).await?)
         } else {
             let first = store.list(key, None).next().await.transpose()?.unwrap_or_default();

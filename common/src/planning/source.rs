@@ -59,7 +59,8 @@ impl Source {
         let location = Location::parse(given, base_dir)?;
         if !location.is_local() {
             let key = location.key();
-            return match key.find(GLOB_CHARACTERS) {
+            // The query of a URL is no glob: nothing can be listed there.
+            return match key.find(GLOB_CHARACTERS).filter(|_| !location.is_web()) {
                 Some(at) => Self::glob(given, asked, at + given.len() - key.len(), base_dir),
                 None => Ok(Self {
                     given: given.to_owned(),

@@ -9,7 +9,6 @@ pub(super) mod guard;
 use super::Passing;
 use crate::{disposition::describe, tls};
 use bytes::{Bytes, BytesMut};
-use chrono::DateTime;
 use futures::{Stream, StreamExt};
 use guard::{Addresses, PrivateAddress, Resolver};
 use http_body_util::Full;
@@ -21,6 +20,10 @@ use hyper_util::{
 };
 use rustls::ClientConfig;
 use std::{error::Error, fmt::Display, time::Duration};
+use time::{
+    OffsetDateTime,
+    format_description::well_known::{Rfc2822, Rfc3339},
+};
 use tokio::{
     sync::OnceCell,
     time::{Instant, timeout, timeout_at},
@@ -177,8 +180,8 @@ where
 
 /// Seconds since 1970, from a date as headers have it or as listings do (RFC 3339).
 pub(super) fn seconds(date: &str) -> Option<u64> {
-    let parsed = DateTime::parse_from_rfc2822(date).or_else(|_| DateTime::parse_from_rfc3339(date));
-    u64::try_from(parsed.ok()?.timestamp()).ok()
+    let parsed = OffsetDateTime::parse(date, &Rfc2822).or_else(|_| OffsetDateTime::parse(date, &Rfc3339));
+    u64::try_from(parsed.ok()?.unix_timestamp()).ok()
 }
 
 fn broken(reason: String) -> Unread {
