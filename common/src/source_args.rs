@@ -10,6 +10,7 @@ use crate::{
 };
 use clap::{Args, ValueEnum};
 use std::str::FromStr;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// The flags about sources.
 #[derive(Debug, Clone, Default, Args)]
@@ -155,9 +156,9 @@ fn seconds(text: &str) -> Result<u64, String> {
         return Ok(seconds);
     }
     let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
-    chrono::DateTime::parse_from_rfc3339(&whole)
+    OffsetDateTime::parse(&whole, &Rfc3339)
         .ok()
-        .and_then(|time| u64::try_from(time.timestamp()).ok())
+        .and_then(|time| u64::try_from(time.unix_timestamp()).ok())
         .ok_or_else(|| format!("`{text}` is no time: it looks like 2026-11-22 or 2026-11-22T08:00:00Z"))
 }
 
