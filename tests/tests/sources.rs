@@ -162,7 +162,7 @@ fn workers_take_archives_and_tables_and_read_each_byte_about_once() {
     let shards = rig.put("shards/000.tar", rig.tar());
     let model = tiny_model().to_str().unwrap().to_owned();
     let out = format!("s3://trawl/{}", rig.scene.out());
-    let worker = rig.scene.worker(&ONE_BY_ONE);
+    let worker = rig.scene.worker(&[&ONE_BY_ONE[..], &["--http", "127.0.0.1:0"]].concat());
     let submit = [
         "submit",
         &shards,
