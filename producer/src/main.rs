@@ -6,6 +6,7 @@
 
 mod bucket;
 mod cancel;
+mod cells;
 mod cli;
 mod completions;
 mod connect;

@@ -26,7 +26,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
     broker::{Broker, topology},
-    bundle::{BundleError, BundleSpec, Head},
+    bundle::{BundleError, BundleSpec},
     config::{JobArgs, OutputFormat, exit},
     job::{JobSpec, ModelRef, hex_sha256},
     ledger::{JobState, Ledger},
@@ -36,7 +36,7 @@ use trawl_common::{
         DryRun, PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, Planned, enlist, open_output},
     },
-    results::OutputLayout,
+    results::{Columns, OutputLayout},
     storage::{StorageError, Stores},
     trace,
 };
@@ -169,7 +169,7 @@ async fn prepare(
     args.spec(base_dir, ModelRef { location: String::new(), sha256: String::new() })?;
     let model = model_file::obtain(stores, &given, None, cache_dir).await?;
     let bundle = read_bundle(&given, model.path.clone()).await?;
-    if bundle.head == Head::Classification && bundle.labels.is_empty() {
+    if bundle.heads.iter().any(|head| head.head.has_labels() && head.labels.is_empty()) {
         tracing::warn!("the model `{}` has no labels: rows will have class numbers only", bundle.name);
     }
     let location = if given.is_local() {
@@ -179,6 +179,7 @@ async fn prepare(
     };
     let spec =
         args.spec(base_dir, ModelRef { location: location.to_string(), sha256: model.sha256.clone() })?;
+    Columns::check(&bundle.heads, &spec.carry).map_err(Stop::usage)?;
     Ok(Prepared { spec, model })
 }
 

@@ -62,8 +62,8 @@ fn check(args: &CheckModelArgs, file: &model_file::ModelFile) -> Result<serde_js
     let [height, width] = spec.input.crop;
     let rate = measure(&**model, height as usize * width as usize * 3, micro_batch)?;
     let mut report = json!({
-        "model": file.path, "sha256": file.sha256, "name": spec.name, "head": spec.head,
-        "labels": spec.labels.len(), "outputs": model.width(), "input": spec.input,
+        "model": file.path, "sha256": file.sha256, "name": spec.name, "head": spec.heads_in_words(),
+        "labels": spec.labels().len(), "outputs": model.width(), "input": spec.input,
         "device": shown.join(","), "load_ms": loaded.as_secs_f64() * 1e3,
         "micro_batch": micro_batch, "forward_images_per_second": rate,
     });
@@ -99,14 +99,31 @@ fn answer(model: &dyn Model, spec: &BundleSpec, image: &std::path::Path) -> Resu
     let prepared = preprocess::prepare(&bytes, &recipe, &mut Scratch::new())
         .map_err(|e| anyhow!("`{}` is not usable: {}: {}", image.display(), e.code, e.message))?;
     let outputs = model.forward(&[&prepared.pixels])?;
-    let row = outputs.rows().next().context("a row for the image")?;
-    match output::interpret(row, spec, SHOWN).context("the model's output is not finite")? {
-        Prediction::Classes(classes) => Ok(classes
+    let prediction = output::predict(&outputs, 0, spec, SHOWN, &prepared.placement);
+    Ok(shown(&prediction.map_err(anyhow::Error::msg)?, SHOWN))
+}
+
+/// A prediction with at most so many of its entries.
+fn shown(prediction: &Prediction, most: usize) -> serde_json::Value {
+    match prediction {
+        Prediction::Classes(classes) | Prediction::Labels(classes) => classes
             .iter()
+            .take(most)
             .map(|class| json!({"idx": class.index, "label": class.label, "prob": class.probability}))
-            .collect()),
+            .collect(),
+        Prediction::Boxes(found) => found
+            .iter()
+            .take(most)
+            .map(|one| json!({"idx": one.index, "label": one.label, "prob": one.score, "box": one.corners}))
+            .collect(),
         Prediction::Vector(values) => {
-            Ok(json!({"length": values.len(), "first": values.iter().take(SHOWN).collect::<Vec<_>>()}))
+            json!({"length": values.len(), "first": &values[..most.min(values.len())]})
+        }
+        Prediction::Tensor(values, shape) => {
+            json!({"shape": &shape[..], "first": &values[..most.min(values.len())]})
+        }
+        Prediction::Several(heads) => {
+            heads.iter().map(|(name, answer)| (name.to_string(), shown(answer, most))).collect()
         }
     }
 }

@@ -33,7 +33,7 @@ use trawl_common::{
         PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, PUBLISH_WINDOW, Planned, enlist, open_output},
     },
-    results::{Manifest, OutputLayout},
+    results::{Columns, Manifest, OutputLayout},
     shutdown::Shutdown,
     storage::Stores,
     tls, trace,
@@ -172,9 +172,10 @@ async fn spec(args: &RunArgs, base_dir: &Path, stores: &Arc<Stores>) -> Result<(
         BundleSpec::read(Path::new(&place.to_string()))?;
     }
     let file = model_file::obtain(stores, &place, None, &cache).await?;
-    BundleSpec::read(&file.path)?;
+    let bundle = BundleSpec::read(&file.path)?;
     let spec =
         args.job.spec(base_dir, ModelRef { location: place.to_string(), sha256: file.sha256.clone() })?;
+    Columns::check(&bundle.heads, &spec.carry).map_err(anyhow::Error::msg)?;
     Ok((spec, file))
 }
 

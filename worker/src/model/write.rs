@@ -182,14 +182,13 @@ fn add_extra(path: &Path, json: &[u8]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trawl_common::bundle::{Head, InputSpec, Interpolation, ResizeMode};
+    use trawl_common::bundle::{Head, HeadSpec, InputSpec, Interpolation, ResizeMode};
 
     fn spec() -> BundleSpec {
         BundleSpec {
             version: 1,
             name: "sum".into(),
-            head: Head::Raw,
-            labels: vec!["né".into()],
+            heads: vec![HeadSpec::only(Head::Raw, vec!["né".into()])],
             input: InputSpec {
                 crop: [4, 5],
                 resize: None,
