@@ -3,6 +3,10 @@
 //! Scripts depend on names, flags and exit codes. Values that cannot be right are refused while parsing,
 //! before anything connects; what comes from the environment is never shown, it may be a password.
 
+mod output;
+
+pub use output::{ExportArgs, ExportFormat, StatusFilter};
+
 use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -187,6 +191,18 @@ Examples:
         #[arg(long, value_parser = value_parser!(u64).range(1..), value_name = "N")]
         limit: Option<u64>,
     },
+
+    /// Write the rows of an output as CSV, JSON lines or a NumPy matrix
+    ///
+    /// Streams: no more than a few parts are in memory. Names and values are those of the Parquet columns; a list is
+    /// JSON within CSV. `npy` writes a matrix of the embeddings, and beside it NAME.keys.csv with the key of each line.
+    /// A job that still runs gives what is there.
+    #[command(before_help = "\
+Examples:
+  trawl export s3://bucket/labels --to csv --columns key,predicted_label,confidence > labels.csv
+  trawl export ./labels --to jsonl --status error
+  trawl export s3://bucket/vectors --to npy --file vectors.npy")]
+    Export(output::ExportArgs),
 
     /// Check an output against its plan
     ///

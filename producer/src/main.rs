@@ -13,6 +13,7 @@ mod connect;
 mod dead;
 mod doctor;
 mod errors;
+mod export;
 mod failures;
 #[cfg(test)]
 mod fixture;
@@ -163,6 +164,11 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
             let place = target::out_of(target::parse(&target, &cx.base_dir)?, &cx.base_dir, ledger).await?;
             let printing = Printing { limit, output: cx.output, terminal_width, out };
             failures::run(&cx.stores, &place, code, printing).await
+        }
+        Command::Export(args) => {
+            let target = target::parse(&args.target, &cx.base_dir)?;
+            let place = target::out_of(target, &cx.base_dir, ledger).await?;
+            export::run(&cx.stores, &place, &args, out).await
         }
         Command::Verify { target, deep } => {
             let place = target::out_of(target::parse(&target, &cx.base_dir)?, &cx.base_dir, ledger).await?;
