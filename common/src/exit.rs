@@ -81,6 +81,8 @@ fn of_plan(error: &PlanError) -> u8 {
         | PlanError::Leftovers { .. }
         | PlanError::ForeignPart { .. }
         | PlanError::BadGlob { .. }
+        | PlanError::BadCapture(_)
+        | PlanError::Unfinished { .. }
         | PlanError::BadBatchSize(_)
         | PlanError::Location(_) => exit::USAGE,
         PlanError::Interrupted => exit::INTERRUPTED,
@@ -89,6 +91,7 @@ fn of_plan(error: &PlanError) -> u8 {
         PlanError::Broker(error) => code_of(error),
         PlanError::Ledger(error) => code_of(error),
         PlanError::Footer(error) => code_of(error),
+        PlanError::Contents(error) => code_of(error),
         PlanError::JobSpec { .. }
         | PlanError::PlanFile { .. }
         | PlanError::BrokenPlan { .. }

@@ -24,6 +24,9 @@ pub enum SourceKind {
     List,
     /// S3 Inventory reports.
     Inventory,
+    /// The plan of another job, of which the failed images are taken.
+    #[value(skip)]
+    Failures,
 }
 
 /// How sources are read and what is taken.
@@ -57,13 +60,10 @@ pub struct Selection {
     /// Only what was written before this second since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modified_before: Option<u64>,
-    /// An output: only what it does not have, or has with another tag.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub since: Option<String>,
-    /// An output: only the images that failed there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub failures_of: Option<String>,
-    /// Of those, only the ones with one of these codes; empty: all.
+    /// Earlier outputs: only what they do not have, or have with another tag.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub since: Vec<String>,
+    /// Of failed images only those with one of these codes; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub codes: Vec<ErrorCode>,
 }

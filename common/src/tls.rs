@@ -208,6 +208,11 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
+/// A client's configuration for plain connections: no certificate is good enough for it.
+pub(crate) fn trusting_nobody() -> ClientConfig {
+    client(RootCertStore::empty(), None).expect("ring speaks TLS 1.2 and 1.3")
+}
+
 /// A client's configuration with ring, whatever the process has chosen.
 fn client(roots: RootCertStore, identity: Option<ParsedIdentity>) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());

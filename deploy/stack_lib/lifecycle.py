@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from . import processes, rabbitmq, redis, seaweedfs
+from . import azurite, processes, rabbitmq, redis, seaweedfs
 from .failure import StackFailure
 from .folder import Folder
 from .ports import HeldPorts, all_free
 
-SERVICES = {module.NAME: module for module in (rabbitmq, redis, seaweedfs)}
+SERVICES = {module.NAME: module for module in (rabbitmq, redis, seaweedfs, azurite)}
+# What trawl needs; the others are for tests, and are started when they are named.
+USUAL = (rabbitmq.NAME, redis.NAME, seaweedfs.NAME)
 DEFAULT_TIMEOUT_SECONDS = 120.0
 READY_POLL_SECONDS = 0.1
 LOG_TAIL_LINES = 25

@@ -15,7 +15,7 @@ use clap::{
 use clap_complete::Shell;
 use trawl_common::{
     command_line,
-    config::{JobArgs, OutputFormat, ServiceArgs},
+    config::{AddressArgs, JobArgs, OutputFormat, ServiceArgs},
     dead::Selection,
     error_code::ErrorCode,
     job::{JobId, QueueName},
@@ -38,7 +38,8 @@ Examples:
   trawl run ./photos --model resnet50.pt --out ./labels      one machine, no servers";
 
 const ENVIRONMENT: &str = "\
-Services are named by TRAWL_AMQP_URL and TRAWL_REDIS_URL, buckets by the AWS_* variables.
+Services are named by TRAWL_AMQP_URL and TRAWL_REDIS_URL, buckets by the variables of their clouds: AWS_*, GOOGLE_*,
+AZURE_* (docs/stores.md).
 OTEL_EXPORTER_OTLP_ENDPOINT switches OpenTelemetry traces on, OTEL_SDK_DISABLED=true off.
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 failed images (--strict), 4 not found,
 5 a service is away: try again, 130 and 143 signals.";
@@ -85,6 +86,10 @@ pub struct GlobalArgs {
     /// Where the services are.
     #[command(flatten)]
     pub services: ServiceArgs,
+
+    /// Where URLs may lead.
+    #[command(flatten)]
+    pub addresses: AddressArgs,
 }
 
 /// The commands.
@@ -298,7 +303,8 @@ Examples:
     #[command(before_help = "\
 Examples:
   trawl doctor
-  trawl doctor --store s3://bucket/labels --model resnet50.pt")]
+  trawl doctor --store s3://bucket/labels --model resnet50.pt
+  trawl doctor --store az://photos/labels --only store     no servers needed")]
     Doctor(DoctorArgs),
 
     /// Print a completion script for a shell
@@ -392,9 +398,13 @@ pub struct JobsArgs {
 /// Flags of `trawl doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Check this folder or s3:// prefix: write, read, create-only writes, list, delete
+    /// Check this folder or prefix of a bucket: put, get, ranges, list, create-only puts, delete
     #[arg(long, value_name = "PLACE")]
     pub store: Option<String>,
+
+    /// Check nothing but this (repeatable)
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "TOPIC")]
+    pub only: Vec<DoctorTopic>,
 
     /// Check this model bundle
     #[arg(long, value_name = "BUNDLE")]
@@ -403,6 +413,26 @@ pub struct DoctorArgs {
     /// The queue to look at
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub queue: QueueName,
+}
+
+/// What `trawl doctor` can look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DoctorTopic {
+    /// RabbitMQ and Redis.
+    Services,
+    /// The place of --store.
+    Store,
+    /// The bundle of --model.
+    Model,
+    /// The worker on this machine.
+    Worker,
+}
+
+impl DoctorArgs {
+    /// Whether to look at `topic`.
+    pub fn looks_at(&self, topic: DoctorTopic) -> bool {
+        self.only.is_empty() || self.only.contains(&topic)
+    }
 }
 
 impl Default for JobsArgs {

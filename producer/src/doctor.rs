@@ -3,14 +3,14 @@
 //! Writes nothing but scratch objects below `_trawl-doctor/` of the store it was told to check, and removes
 //! them. It declares no queue and changes no job.
 
+mod store;
+
 use crate::{
-    cli::DoctorArgs,
+    cli::{DoctorArgs, DoctorTopic},
     connect::{self, Context},
     errors::Stop,
     report, run,
 };
-use bytes::Bytes;
-use futures::TryStreamExt;
 use serde::Serialize;
 use std::{
     env,
@@ -22,19 +22,13 @@ use std::{
 use trawl_common::{
     broker::Broker,
     bundle::{BundleSpec, HeadSpec},
-    config::{OutputFormat, exit, unix_ms},
+    config::{OutputFormat, exit},
     job::QueueName,
     ledger::Ledger,
     location::Location,
     model_file,
-    storage::{
-        Storage, StorageError, Stores,
-        probe::{ConditionalPut, probe},
-    },
+    storage::Stores,
 };
-
-/// The scratch objects are a few bytes.
-const MAX_SCRATCH_BYTES: u64 = 4096;
 
 /// A check that takes longer is no check; loading libtorch from a cold disk takes seconds.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -78,22 +72,23 @@ pub async fn run(cx: &Context, args: &DoctorArgs, out: &mut dyn Write) -> Result
         Ok(())
     };
     found(Check::new("trawl", Ok(format!("version {}", env!("CARGO_PKG_VERSION")))))?;
-    found(Check::new("broker", bounded(broker(cx, &args.queue)).await))?;
-    found(Check::new("ledger", bounded(ledger(cx)).await))?;
-    found(Check::new("memory", bounded(memory(cx)).await))?;
-    if let Some(place) = &args.store {
+    if args.looks_at(DoctorTopic::Services) {
+        found(Check::new("broker", bounded(broker(cx, &args.queue)).await))?;
+        found(Check::new("ledger", bounded(ledger(cx)).await))?;
+        found(Check::new("memory", bounded(memory(cx)).await))?;
+    }
+    if let Some(place) = args.store.as_ref().filter(|_| args.looks_at(DoctorTopic::Store)) {
         match Location::parse(place, &cx.base_dir) {
             Err(error) => found(Check::new("store", Err(error.into())))?,
-            Ok(place) => {
-                found(Check::new("store", bounded(store(&cx.stores, &place)).await))?;
-                found(Check::new("create-only", bounded(create_only(&cx.stores, &place)).await))?;
-            }
+            Ok(place) => store::check(&cx.stores, &place.without_trailing_slash(), &mut found).await?,
         }
     }
-    if let Some(bundle) = &args.model {
+    if let Some(bundle) = args.model.as_ref().filter(|_| args.looks_at(DoctorTopic::Model)) {
         found(Check::new("model", bounded(model(&cx.stores, bundle, &cx.base_dir)).await))?;
     }
-    found(Check::new("worker", worker().await))?;
+    if args.looks_at(DoctorTopic::Worker) {
+        found(Check::new("worker", worker().await))?;
+    }
     if cx.output == OutputFormat::Json {
         report::print_json(out, &checks)?;
     }
@@ -116,7 +111,7 @@ fn line(check: &Check, utf8: bool) -> String {
         (true, false) => "ok  ",
         (false, false) => "FAIL",
     };
-    format!("{mark} {:<7} {}", check.check, crate::text::printable(&check.detail))
+    format!("{mark} {:<11} {}", check.check, crate::text::printable(&check.detail))
 }
 
 /// Whether the locale takes more than ASCII, in the order in which C programs ask.
@@ -170,72 +165,6 @@ async fn memory(cx: &Context) -> Result<String, Stop> {
         bytes => format!("a limit of {} bytes", crate::text::count(bytes)),
     };
     Ok(format!("Redis has {limit}, and maxmemory-policy {}", policy.policy))
-}
-
-/// Writes, reads, races, lists and deletes below a scratch prefix of `place`.
-async fn store(stores: &Stores, place: &Location) -> Result<String, Stop> {
-    let began = Instant::now();
-    let scratch = place.join(&format!("_trawl-doctor/{:x}-{:x}", unix_ms(), std::process::id()));
-    let store = stores.open(place).await;
-    let checked = exercise(store.as_ref(), scratch.key()).await;
-    // What could not be written cannot be removed; the check's own error says more.
-    let _ = store.delete(&format!("{}/plain", scratch.key())).await;
-    if scratch.is_local() {
-        remove_empty_folders(scratch.to_string()).await;
-    }
-    checked?;
-    Ok(format!("{place}: write, read, list and delete work ({} ms)", began.elapsed().as_millis()))
-}
-
-/// Whether the store's create-only write is one: workers ask the same before their first commit.
-async fn create_only(stores: &Stores, place: &Location) -> Result<String, Stop> {
-    let scratch = place.join(&format!("_trawl-doctor/{:x}-{:x}", unix_ms(), std::process::id()));
-    let store = stores.open(place).await;
-    let found = probe(store.as_ref(), |round| format!("{}/race-{round}", scratch.key())).await;
-    if scratch.is_local() {
-        remove_empty_folders(scratch.to_string()).await;
-    }
-    match found? {
-        ConditionalPut::Real => Ok(format!("{place}: of all who create one object, one wins")),
-        ConditionalPut::Unreliable { reason } => Err(Stop::failed(format!(
-            "{place}: {reason}; workers look before they put instead: there is one part a batch, but of two workers \
-             at the same batch the later one's may stand"
-        ))),
-    }
-}
-
-async fn exercise(store: &dyn Storage, scratch: &str) -> Result<(), Stop> {
-    let plain = format!("{scratch}/plain");
-    store.put(&plain, Bytes::from_static(b"trawl doctor")).await?;
-    if store.get(&plain, MAX_SCRATCH_BYTES).await?.bytes != b"trawl doctor"[..] {
-        return Err(Stop::failed(format!("`{plain}` reads back other than it was written")));
-    }
-    let mut listed = Vec::new();
-    let mut pages = store.list(&format!("{scratch}/"), None);
-    while let Some(page) = pages.try_next().await? {
-        listed.extend(page.objects.into_iter().map(|object| object.key));
-    }
-    if listed != [plain.clone()] {
-        return Err(Stop::failed(format!("a listing gives {} objects where 1 was written", listed.len())));
-    }
-    store.delete(&plain).await?;
-    match store.head(&plain).await {
-        Err(StorageError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => Err(Stop::failed("a deleted object is still there")),
-    }
-}
-
-/// A bucket has no folders; on a disk they would stay. Folders that hold something are left alone.
-async fn remove_empty_folders(scratch: String) {
-    let removed = tokio::task::spawn_blocking(move || {
-        let scratch = Path::new(&scratch);
-        let _ = std::fs::remove_dir(scratch);
-        if let Some(parent) = scratch.parent() {
-            let _ = std::fs::remove_dir(parent);
-        }
-    });
-    let _ = removed.await;
 }
 
 async fn model(stores: &Stores, bundle: &str, base_dir: &Path) -> Result<String, Stop> {
@@ -295,26 +224,10 @@ mod tests {
         assert_eq!(verdict(std::slice::from_ref(&ok)), exit::OK);
         assert_eq!(verdict(&[ok.clone(), away.clone()]), exit::TRANSIENT);
         assert_eq!(verdict(&[away.clone(), wrong.clone()]), exit::FAILED);
-        assert_eq!(line(&wrong, false), "FAIL c       wrong (turn it)");
-        assert_eq!(line(&ok, true), "✓ a       fine");
-        assert_eq!(line(&away, false), "FAIL b       away");
+        assert_eq!(line(&wrong, false), "FAIL c           wrong (turn it)");
+        assert_eq!(line(&ok, true), "✓ a           fine");
+        assert_eq!(line(&away, false), "FAIL b           away");
         let json = serde_json::to_value(&away).unwrap();
         assert_eq!(json, serde_json::json!({"check": "b", "ok": false, "detail": "away"}));
-    }
-
-    #[tokio::test]
-    async fn a_good_store_passes_and_nothing_is_left_in_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let local = Location::parse(dir.path().to_str().unwrap(), Path::new("/")).unwrap();
-        let stores = Stores::in_memory();
-        for place in [local, Location::parse("s3://bucket/labels", Path::new("/")).unwrap()] {
-            let said = store(&stores, &place).await.unwrap();
-            assert!(said.contains("list and delete work"), "{said}");
-            let said = create_only(&stores, &place).await.unwrap();
-            assert!(said.contains("one wins"), "{said}");
-            let left: Vec<_> = stores.open(&place).await.list(place.key(), None).try_collect().await.unwrap();
-            assert!(left.iter().all(|page| page.objects.is_empty()), "{left:?}");
-        }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

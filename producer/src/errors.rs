@@ -100,12 +100,26 @@ fn coded(error: &(dyn Error + 'static)) -> Stop {
     Stop::of(code_of(error), error)
 }
 
+/// The variable that names a store's address, where it has one.
+fn endpoint_of(store: &str) -> &'static str {
+    match store.split_once("://").map(|(scheme, _)| scheme) {
+        Some("s3") => " and AWS_ENDPOINT_URL",
+        Some("gs") => " and GOOGLE_BASE_URL",
+        Some("az" | "abfss") => " and AZURE_STORAGE_ENDPOINT",
+        _ => "",
+    }
+}
+
 impl From<StorageError> for Stop {
     fn from(error: StorageError) -> Self {
         let stop = coded(&error);
+        let endpoint = match &error {
+            StorageError::Transient { store, .. } => endpoint_of(store),
+            _ => "",
+        };
         match error {
             StorageError::Transient { .. } => {
-                stop.hint("check the network and AWS_ENDPOINT_URL, then give the same command again")
+                stop.hint(format!("check the network{endpoint}, then give the same command again"))
             }
             _ => stop,
         }

@@ -125,7 +125,7 @@ fn context(global: GlobalArgs) -> Result<Context, Stop> {
     Ok(Context {
         output: global.output,
         services: global.services,
-        stores: Stores::new(),
+        stores: Stores::with_private_addresses(global.addresses.allow_private_addresses),
         base_dir,
         shutdown: Shutdown::manual(),
     })

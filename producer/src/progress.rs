@@ -197,7 +197,7 @@ pub fn enlisted(planned: &Planned) -> String {
         ));
     }
     if planned.unlistable > 0 {
-        text.push_str(&format!(", {} with names that are not text left out", count(planned.unlistable)));
+        text.push_str(&format!(", {} with names that cannot be used left out", count(planned.unlistable)));
     }
     text
 }

@@ -373,7 +373,7 @@ fn print_dry_run(
     writeln!(out, "extensions  {}", extensions.join(", "))?;
     writeln!(out, "left out    {}", text::counted(found.skipped, "object", "objects"))?;
     if found.unlistable > 0 {
-        writeln!(out, "            {} with names that are not text", text::count(found.unlistable))?;
+        writeln!(out, "            {} with names that cannot be used", text::count(found.unlistable))?;
     }
     for (i, key) in found.first_keys.iter().enumerate() {
         let title = if i == 0 { FIRST_KEYS } else { "" };

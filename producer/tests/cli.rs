@@ -110,7 +110,7 @@ fn services_that_are_away_are_transient_and_no_password_is_printed() {
         let found = checks.as_array().expect("a list").iter().find(|check| check["check"] == name);
         found.expect("the check is there")["ok"].as_bool().expect("yes or no")
     };
-    assert!(!ok("broker") && !ok("ledger") && ok("store") && ok("worker"), "{checks}");
+    assert!(!ok("broker") && !ok("ledger") && ok("put") && ok("create-only") && ok("worker"), "{checks}");
     assert!(!out.contains("canary") && !err.contains("canary"), "{out} {err}");
 }
 

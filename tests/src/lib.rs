@@ -10,6 +10,7 @@ pub mod browser;
 pub mod bucket;
 pub mod chaos;
 pub mod collector;
+pub mod gcs;
 pub mod http_faults;
 pub mod images;
 pub mod programs;
@@ -21,6 +22,7 @@ pub mod stack;
 pub mod tmux;
 pub mod wait;
 pub mod web;
+pub mod web_files;
 
 use std::path::{Path, PathBuf};
 

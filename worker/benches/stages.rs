@@ -105,6 +105,7 @@ fn plan(c: &mut Criterion) {
         source: 0,
         store_key: format!("folder/image_{n:08}.jpg"),
         inside: None,
+        group_rows: 0,
         images: n as u64 + 1,
         skipped: 0,
         unlistable: 0,

@@ -19,7 +19,6 @@ use trawl_common::{
     job::{Decode, Orient, Precision, Truncated},
     model_file,
     results::row::Prediction,
-    storage::Stores,
     telemetry::printable,
 };
 
@@ -38,7 +37,7 @@ pub async fn check_model(args: CheckModelArgs, format: OutputFormat) -> Result<u
     if place.is_local() {
         BundleSpec::read(std::path::Path::new(&place.to_string()))?;
     }
-    let file = model_file::obtain(&Stores::new(), &place, None, &cache).await?;
+    let file = model_file::obtain(&args.compute.stores(), &place, None, &cache).await?;
     let report = tokio::task::spawn_blocking(move || check(&args, &file)).await??;
     match format {
         OutputFormat::Json => println!("{report}"),

@@ -9,12 +9,13 @@ use crate::{
     preprocess::{DEFAULT_MAX_FRAMES, Limits},
 };
 use clap::{Args, Parser, Subcommand};
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 use trawl_common::{
     command_line,
-    config::{JobArgs, OutputFormat, ServiceArgs},
+    config::{AddressArgs, JobArgs, OutputFormat, ServiceArgs},
     job::{Decode, Precision, QueueName},
     model_file,
+    storage::Stores,
     telemetry::LogFormat,
 };
 
@@ -232,6 +233,10 @@ pub struct ComputeArgs {
     /// An animation of more frames, or a TIFF of more pages, is an error row (`too_many_frames`)
     #[arg(long, default_value_t = DEFAULT_MAX_FRAMES, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
     pub max_frames: u32,
+
+    #[command(flatten)]
+    #[expect(missing_docs)]
+    pub addresses: AddressArgs,
 }
 
 /// A device, or the best there is.
@@ -293,6 +298,11 @@ impl std::str::FromStr for Auto {
 }
 
 impl ComputeArgs {
+    /// The stores that the flags allow.
+    pub fn stores(&self) -> Arc<Stores> {
+        Stores::with_private_addresses(self.addresses.allow_private_addresses)
+    }
+
     /// Compute threads to start.
     pub fn thread_count(&self) -> usize {
         match self.threads {
@@ -343,7 +353,7 @@ impl ComputeArgs {
   trawl-worker check-model resnet50.pt
   trawl-worker check-model s3://bucket/m.pt --image photo.jpg")]
 pub struct CheckModelArgs {
-    /// The bundle, local or s3://
+    /// The bundle, local, in a bucket or on the web
     #[arg(value_name = "BUNDLE")]
     pub model: String,
 

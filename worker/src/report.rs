@@ -18,7 +18,7 @@ pub fn print_dry_run(found: &DryRun, output: OutputFormat) {
     for (extension, count) in &found.by_extension {
         println!("  {count:>8} {}", printable(extension));
     }
-    println!("left out by name: {}, names that are not text: {}", found.skipped, found.unlistable);
+    println!("left out by name: {}, names that cannot be used: {}", found.skipped, found.unlistable);
     for key in &found.first_keys {
         println!("  {}", printable(key));
     }

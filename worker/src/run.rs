@@ -105,7 +105,7 @@ enum Prepared {
 /// bound and an image was found. Cancel safe.
 async fn prepare(args: &RunArgs, output: OutputFormat, shutdown: &Shutdown) -> Result<Prepared> {
     let base_dir = std::env::current_dir().context("the working directory cannot be read")?;
-    let stores = Stores::new();
+    let stores = args.compute.stores();
     let (spec, file) = spec(args, &base_dir, &stores).await?;
     if args.dry_run {
         let found = dry_run(&spec, &stores).await?;

@@ -20,7 +20,6 @@ use trawl_common::{
     job::QueueName,
     ledger::{Ledger, redis::RedisLedger},
     shutdown::Shutdown,
-    storage::Stores,
     tls,
 };
 
@@ -52,7 +51,7 @@ pub async fn serve(args: ServeArgs, shutdown: Shutdown) -> Result<u8> {
         broker.ensure_queue(queue).await?;
         consumers.push(broker.consume(queue, args.prefetch).await?);
     }
-    let seams = Seams { broker, ledger, stores: Stores::new(), worker, meters };
+    let seams = Seams { broker, ledger, stores: args.compute.stores(), worker, meters };
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
     let used = devices.clone();
     let queues: Vec<&str> = args.queue.iter().map(QueueName::as_str).collect();

@@ -5,9 +5,10 @@
 
 use super::enumerate::{Found, Page};
 use crate::{
-    batch::{BatchNumber, ImageRef},
+    batch::{BatchNumber, ImageRef, Place, Within},
     results::Cursor,
 };
+use std::collections::VecDeque;
 
 /// Images of a plan file once the listing runs: some megabytes, read again as a whole by a resume.
 pub const MAX_PLAN_FILE_IMAGES: usize = 65_536;
@@ -39,50 +40,92 @@ impl PlanSlice {
 pub struct Cutter {
     batch_size: usize,
     next_batch: u64,
-    pending: Vec<Found>,
+    /// Whole batches.
+    batches: VecDeque<Vec<Found>>,
+    /// Images in them.
+    images: usize,
+    /// The batch that still grows.
+    open: Vec<Found>,
 }
+
+/// So many times the batch size a row group may have and still be one batch: a row group is read as a whole, and by as
+/// many workers as there are batches of it.
+const GROUP_BATCHES: usize = 4;
 
 impl Cutter {
     /// Goes on with batch `next_batch`. A `batch_size` of 0 is taken as 1.
     pub fn new(batch_size: u32, next_batch: u64) -> Self {
-        Self { batch_size: batch_size.max(1) as usize, next_batch, pending: Vec::new() }
+        let batch_size = batch_size.max(1) as usize;
+        Self { batch_size, next_batch, batches: VecDeque::new(), images: 0, open: Vec::new() }
     }
 
     /// Takes a page of the listing.
     pub fn push(&mut self, page: Page) {
-        self.pending.extend(page.found);
+        for found in page.found {
+            if self.begins_anew(&found) {
+                self.close();
+            }
+            let most = self.most(&found);
+            self.open.push(found);
+            if self.open.len() >= most {
+                self.close();
+            }
+        }
+    }
+
+    /// The most images of the batch that `found` goes into. A row group that is not much larger than a batch is one.
+    fn most(&self, found: &Found) -> usize {
+        let group = found.group_rows as usize;
+        if group <= self.batch_size * GROUP_BATCHES { group.max(self.batch_size) } else { self.batch_size }
+    }
+
+    /// Whether `found` opens a row group that would not fit into the batch with all of it.
+    fn begins_anew(&self, found: &Found) -> bool {
+        let first = matches!(found.image.within, Some(Within { at: Place::Row(_, 0), .. }));
+        first && !self.open.is_empty() && self.open.len() + found.group_rows as usize > self.batch_size
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.images += self.open.len();
+            self.batches.push_back(std::mem::take(&mut self.open));
+        }
     }
 
     /// The batches for plan file `index`, if there are enough images for it: whole batches only.
     pub fn take_full(&mut self, index: u32) -> Option<PlanSlice> {
-        let images = match index {
-            0 => self.pending.len().clamp(self.batch_size, MAX_PLAN_FILE_IMAGES.max(self.batch_size)),
-            _ => target_images(index).next_multiple_of(self.batch_size),
-        };
-        let whole = images - images % self.batch_size;
-        (self.pending.len() >= whole).then(|| self.cut(whole))
+        match index {
+            0 => (self.images > 0).then(|| self.cut(MAX_PLAN_FILE_IMAGES, false)),
+            _ => {
+                let images = target_images(index).next_multiple_of(self.batch_size);
+                (self.images >= images).then(|| self.cut(images, true))
+            }
+        }
     }
 
     /// What is left at the end of the listing, the last batch with fewer images; `end` is where the listing
     /// stands then. `None` if nothing is left. Call [`Cutter::take_full`] until it gives nothing before.
     pub fn take_rest(&mut self, end: &Cursor) -> Option<PlanSlice> {
-        let images = self.pending.len();
-        (images > 0).then(|| PlanSlice { cursor: end.clone(), ..self.cut(images) })
+        self.close();
+        (self.images > 0).then(|| PlanSlice { cursor: end.clone(), ..self.cut(usize::MAX, false) })
     }
 
-    fn cut(&mut self, images: usize) -> PlanSlice {
-        let rest = self.pending.split_off(images);
-        let found = std::mem::replace(&mut self.pending, rest);
-        let last = found.last().expect("a slice has images");
-        let cursor = last.cursor();
-        let first_batch = BatchNumber(self.next_batch);
-        let mut images = found.into_iter().map(|found| found.image).peekable();
-        let mut batches = Vec::new();
-        while images.peek().is_some() {
-            batches.push(images.by_ref().take(self.batch_size).collect());
+    /// Batches of at most `images` images (or, if `over`, of just as many or the next whole batch more), at least one.
+    fn cut(&mut self, images: usize, over: bool) -> PlanSlice {
+        let (mut batches, mut taken, mut cursor) = (Vec::new(), 0, None);
+        let fits = |taken: usize, next: usize| match over {
+            true => taken < images,
+            false => taken == 0 || next <= images - taken,
+        };
+        while let Some(batch) = self.batches.pop_front_if(|batch| fits(taken, batch.len())) {
+            taken += batch.len();
+            cursor = batch.last().map(Found::cursor);
+            batches.push(batch.into_iter().map(|found| found.image).collect());
         }
+        self.images -= taken;
+        let first_batch = BatchNumber(self.next_batch);
         self.next_batch += batches.len() as u64;
-        PlanSlice { first_batch, batches, cursor }
+        PlanSlice { first_batch, batches, cursor: cursor.expect("a slice has images") }
     }
 }
 
@@ -102,6 +145,7 @@ mod tests {
             source: 0,
             store_key: format!("{n:08}"),
             inside: None,
+            group_rows: 0,
             images: n as u64 + 1,
             skipped: n as u64 / 10,
             unlistable: 0,

@@ -7,19 +7,28 @@
 
 use super::{
     PlanError,
+    capture::{self, Capture},
+    contents::{ContentsError, Opening},
     filter::Filter,
+    kind,
+    since::Seen,
     source::{Reach, Source},
 };
 use crate::{
     batch::ImageRef,
+    carried::CarriedColumn,
     job::JobSpec,
     location::Location,
     offload::offload,
     results::{Cursor, Inside, OutputLayout},
+    selection::{Selection, SourceKind},
     storage::{ListPage, ObjectMeta, Storage, StorageError, Stores},
 };
 use futures::StreamExt;
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Pages listed ahead of the taker: enough to hide a request, few enough to hold in memory.
@@ -36,6 +45,8 @@ pub struct Found {
     pub store_key: String,
     /// Where that object goes on behind it, if there may be more in it.
     pub inside: Option<Inside>,
+    /// As in [`super::contents::Entry::group_rows`].
+    pub group_rows: u32,
     /// Images up to it, itself included, in all.
     pub images: u64,
     /// Objects left out by the filters before it, in all.
@@ -79,6 +90,10 @@ impl Page {
 pub struct Scope {
     sources: Vec<Source>,
     filter: Filter,
+    capture: Option<Capture>,
+    base_dir: PathBuf,
+    select: Selection,
+    carry: Vec<CarriedColumn>,
     limit: u64,
     out: OutputLayout,
 }
@@ -89,14 +104,19 @@ impl Scope {
     /// # Errors
     /// [`PlanError::Location`] or [`PlanError::BadGlob`].
     pub async fn of(spec: &JobSpec) -> Result<Self, PlanError> {
-        let (given, base_dir) = (spec.sources.clone(), spec.base_dir.clone());
+        let (given, base_dir, kind) = (spec.sources.clone(), spec.base_dir.clone(), spec.select.kind);
         let parsed = offload(move || {
             let base_dir = Path::new(&base_dir);
-            given.iter().map(|given| Source::parse(given, base_dir, Path::exists)).collect::<Result<_, _>>()
+            let source = |given: &String| Source::parse(given, kind, base_dir, Path::exists);
+            given.iter().map(source).collect::<Result<_, _>>()
         });
         Ok(Self {
             sources: parsed.await?,
-            filter: Filter::new(&spec.include, &spec.exclude)?,
+            filter: Filter::new(&spec.include, &spec.exclude)?.bounded(&spec.select),
+            capture: spec.select.capture.as_deref().map(str::parse).transpose()?,
+            base_dir: spec.base_dir.clone().into(),
+            select: spec.select.clone(),
+            carry: spec.carry.clone(),
             limit: spec.limit.unwrap_or(u64::MAX),
             out: OutputLayout::new(Location::parse(&spec.out, Path::new(&spec.base_dir))?),
         })
@@ -146,12 +166,7 @@ impl Scope {
     }
 
     fn is_output(&self, source: &Source, key: &str) -> bool {
-        let same_store = match (&source.location, self.out.root()) {
-            (Location::Local { .. }, Location::Local { .. }) => true,
-            (Location::S3 { bucket, .. }, Location::S3 { bucket: out, .. }) => bucket == out,
-            _ => false,
-        };
-        if !same_store {
+        if !source.location.same_store(self.out.root()) {
             return false;
         }
         let (folder, out) = (source.folder(), self.out.prefix());
@@ -177,7 +192,8 @@ impl Enumeration {
     pub fn start(scope: Scope, stores: Arc<Stores>, cursor: Cursor) -> Self {
         let (send, pages) = mpsc::channel(PAGES_AHEAD);
         let lister = tokio::spawn(async move {
-            let mut lister = Lister { scope, stores, cursor, send: send.clone() };
+            let seen = Seen::default();
+            let mut lister = Lister { scope, stores, cursor, seen, send: send.clone() };
             if let Err(Stop::Failed(error)) = lister.run().await {
                 // Nobody takes any more: then nobody wants to know.
                 let _ = send.send(Err(error)).await;
@@ -229,30 +245,39 @@ struct Lister {
     scope: Scope,
     stores: Arc<Stores>,
     cursor: Cursor,
+    /// What earlier outputs have.
+    seen: Seen,
     send: mpsc::Sender<Result<Page, PlanError>>,
 }
 
 impl Lister {
     async fn run(&mut self) -> Result<(), Stop> {
+        self.seen = Seen::read(&self.scope.select.since, &self.scope.base_dir, &self.stores).await?;
         let sources = self.scope.sources.clone();
         for (index, source) in sources.iter().enumerate().skip(self.cursor.source) {
             if index > self.cursor.source {
-                self.cursor.source = index;
-                self.cursor.after = None;
+                self.cursor = Cursor { source: index, after: None, inside: None, ..self.cursor.clone() };
             }
             let store = self.stores.open(&source.location).await;
-            match self.list(source, &*store).await {
+            match self.list(source, &store).await {
                 Err(Stop::Enough) if self.send.is_closed() => return Err(Stop::Enough),
                 Err(Stop::Enough) => break,
                 other => other?,
             }
         }
-        self.cursor.source = sources.len();
-        self.cursor.after = None;
+        self.cursor = Cursor { source: sources.len(), after: None, inside: None, ..self.cursor.clone() };
         self.page(Vec::new()).await
     }
 
-    async fn list(&mut self, source: &Source, store: &dyn Storage) -> Result<(), Stop> {
+    async fn list(&mut self, source: &Source, store: &Arc<dyn Storage>) -> Result<(), Stop> {
+        if let (Some(key), Some(inside)) = (self.cursor.after.clone(), self.cursor.inside.clone()) {
+            // The producer before this one stopped in the middle of an object.
+            let object = store.head(&key).await?;
+            if object.etag != inside.etag {
+                return Err(ContentsError::Changed { key: source.row_key(&object) }.into());
+            }
+            self.open(source, store, object, inside.next).await?;
+        }
         let folder = source.folder();
         match &source.reach {
             Reach::Below => self.pages(source, store, &folder).await,
@@ -279,7 +304,7 @@ impl Lister {
     }
 
     /// The object that the source names, if there is one: it is the first of a listing that begins with it.
-    async fn single(&mut self, source: &Source, store: &dyn Storage) -> Result<(), Stop> {
+    async fn single(&mut self, source: &Source, store: &Arc<dyn Storage>) -> Result<(), Stop> {
         let key = source.location.key();
         if self.cursor.after.is_some() {
             return Ok(());
@@ -291,21 +316,105 @@ impl Lister {
             first.objects.into_iter().next().filter(|object| object.key == key)
         };
         match object {
-            Some(object) => self.take(source, ListPage { objects: vec![object], unlistable: 0 }).await,
+            Some(object) => self.take(source, store, ListPage { objects: vec![object], unlistable: 0 }).await,
             None => Ok(()),
         }
     }
 
-    async fn pages(&mut self, source: &Source, store: &dyn Storage, prefix: &str) -> Result<(), Stop> {
+    async fn pages(&mut self, source: &Source, store: &Arc<dyn Storage>, prefix: &str) -> Result<(), Stop> {
         let after = self.cursor.after.clone();
         let mut pages = store.list(prefix, after.as_deref());
         while let Some(page) = pages.next().await {
-            self.take(source, page?).await?;
+            self.take(source, store, page?).await?;
         }
         Ok(())
     }
 
-    async fn take(&mut self, source: &Source, page: ListPage) -> Result<(), Stop> {
+    /// The images of a page of the listing: its objects, or what is in them.
+    async fn take(&mut self, source: &Source, store: &Arc<dyn Storage>, page: ListPage) -> Result<(), Stop> {
+        if source.kind == SourceKind::Images {
+            return self.take_images(source, page).await;
+        }
+        self.cursor.unlistable += page.unlistable;
+        for object in page.objects {
+            if object.key.ends_with('/') || self.scope.is_output(source, &object.key) {
+                continue;
+            }
+            let named = source.is_named(&object.key);
+            let holds = named || kind::holds(source.kind, &object.key);
+            if holds && source.path_of(&object.key).is_some_and(|path| !self.scope.filter.excludes(path)) {
+                self.open(source, store, object, 0).await?;
+            } else {
+                self.cursor.skipped += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The images in an object, from `next` on.
+    async fn open(
+        &mut self,
+        source: &Source,
+        store: &Arc<dyn Storage>,
+        object: ObjectMeta,
+        next: u64,
+    ) -> Result<(), Stop> {
+        self.cursor.after = Some(object.key.clone());
+        let select = &self.scope.select;
+        let opening = Opening {
+            kind: source.kind,
+            store: store.clone(),
+            given: source.row_key(&object),
+            object,
+            next,
+            // A list in a bucket names keys of the bucket; one in a folder, files as a shell would.
+            root: select.root.clone().unwrap_or_else(|| match source.location.is_local() {
+                true => String::new(),
+                false => source.location.with_key("").to_string(),
+            }),
+            image_column: select.image_column.clone(),
+            key_column: select.key_column.clone(),
+            carry: self.scope.carry.clone(),
+            codes: select.codes.clone().into(),
+            location: source.location.clone(),
+        };
+        let object = &opening.object;
+        let mut pages = opening.entries()?;
+        while let Some(entries) = pages.next().await {
+            let mut found = Vec::new();
+            for entry in entries? {
+                if self.cursor.images == self.scope.limit {
+                    break;
+                }
+                self.cursor.inside = Some(Inside { next: entry.next, etag: object.etag.clone() });
+                match entry.image {
+                    None => self.cursor.unlistable += 1,
+                    Some(mut image)
+                        if self.scope.filter.takes(&entry.path, entry.named)
+                            && self.scope.filter.within_bounds(image.size, object.modified)
+                            && !self.seen.has(&image) =>
+                    {
+                        capture::fill(
+                            &mut image.carried,
+                            &opening.carry,
+                            self.scope.capture.as_ref(),
+                            &entry.path,
+                        );
+                        found.push(self.found(object.key.clone(), image, entry.group_rows));
+                    }
+                    Some(_) => self.cursor.skipped += 1,
+                }
+            }
+            self.page(found).await?;
+            if self.cursor.images == self.scope.limit {
+                return Err(Stop::Enough);
+            }
+        }
+        self.cursor.inside = None;
+        Ok(())
+    }
+
+    async fn take_images(&mut self, source: &Source, page: ListPage) -> Result<(), Stop> {
         let mut found = Vec::with_capacity(page.objects.len());
         for object in page.objects {
             if self.cursor.images == self.scope.limit {
@@ -315,11 +424,17 @@ impl Lister {
             if object.key.ends_with('/') || self.scope.is_output(source, &object.key) {
                 continue;
             }
-            let taken = source
-                .path_of(&object.key)
-                .is_some_and(|path| self.scope.filter.takes(path, source.is_named(&object.key)));
-            if taken {
-                found.push(self.found(source, object));
+            let filter = &self.scope.filter;
+            let path = source.path_of(&object.key).filter(|path| {
+                filter.takes(path, source.is_named(&object.key))
+                    && filter.within_bounds(object.size, object.modified)
+            });
+            let key = source.row_key(&object);
+            let mut image = ImageRef::whole(key, object.etag, object.size);
+            if let Some(path) = path.filter(|_| !self.seen.has(&image)) {
+                capture::fill(&mut image.carried, &self.scope.carry, self.scope.capture.as_ref(), path);
+                self.cursor.after = Some(object.key.clone());
+                found.push(self.found(object.key, image, 0));
             } else {
                 self.cursor.skipped += 1;
             }
@@ -329,15 +444,14 @@ impl Lister {
         if self.cursor.images == self.scope.limit { Err(Stop::Enough) } else { Ok(()) }
     }
 
-    fn found(&mut self, source: &Source, object: ObjectMeta) -> Found {
+    fn found(&mut self, store_key: String, image: ImageRef, group_rows: u32) -> Found {
         self.cursor.images += 1;
-        self.cursor.after = Some(object.key.clone());
-        let key = source.row_key(&object);
         Found {
-            image: ImageRef::whole(key, object.etag, object.size),
+            image,
             source: self.cursor.source,
-            store_key: object.key,
-            inside: None,
+            store_key,
+            inside: self.cursor.inside.clone(),
+            group_rows,
             images: self.cursor.images,
             skipped: self.cursor.skipped,
             unlistable: self.cursor.unlistable,

@@ -4,7 +4,9 @@
 //! counted, so that an empty plan can say why it is empty.
 
 use super::PlanError;
+use crate::selection::Selection;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use std::ops::{Range, RangeInclusive};
 
 /// What names of images end in, in any case, when the user says nothing else.
 pub const IMAGE_EXTENSIONS: &[&str] =
@@ -15,6 +17,14 @@ pub const IMAGE_EXTENSIONS: &[&str] =
 pub struct Filter {
     include: Option<GlobSet>,
     exclude: GlobSet,
+    bounds: Bounds,
+}
+
+/// Sizes in bytes and times in seconds since 1970 that are taken.
+#[derive(Debug, Clone)]
+struct Bounds {
+    bytes: RangeInclusive<u64>,
+    modified: Range<u64>,
 }
 
 impl Filter {
@@ -26,7 +36,8 @@ impl Filter {
     /// [`PlanError::BadGlob`].
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self, PlanError> {
         let include = if include.is_empty() { None } else { Some(glob_set(include)?) };
-        Ok(Self { include, exclude: glob_set(exclude)? })
+        let bounds = Bounds { bytes: 0..=u64::MAX, modified: 0..u64::MAX };
+        Ok(Self { include, exclude: glob_set(exclude)?, bounds })
     }
 
     /// Whether to take the object with this path below its source. `named`: the user named this very object
@@ -38,7 +49,29 @@ impl Filter {
             Some(globs) => matches(globs),
             None => named || has_image_extension(base),
         };
-        included && !matches(&self.exclude)
+        included && !self.excludes(path)
+    }
+
+    /// Whether an object of so many bytes, last written at that second, is within the user's bounds. What nobody knows
+    /// is within any.
+    pub fn within_bounds(&self, size: u64, modified: Option<u64>) -> bool {
+        let Bounds { bytes, modified: times } = &self.bounds;
+        let sized = size == 0 || bytes.contains(&size);
+        sized && modified.is_none_or(|at| times.contains(&at))
+    }
+
+    /// The same filter within the bounds of `select`.
+    #[must_use]
+    pub fn bounded(mut self, select: &Selection) -> Self {
+        let bytes = select.min_bytes.unwrap_or(0)..=select.max_bytes.unwrap_or(u64::MAX);
+        let modified = select.modified_from.unwrap_or(0)..select.modified_before.unwrap_or(u64::MAX);
+        self.bounds = Bounds { bytes, modified };
+        self
+    }
+
+    /// Whether the user left out the object with this path below its source.
+    pub fn excludes(&self, path: &str) -> bool {
+        self.exclude.is_match(path) || self.exclude.is_match(path.rsplit('/').next().unwrap_or(path))
     }
 }
 

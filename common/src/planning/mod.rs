@@ -7,17 +7,21 @@
 //! same numbers.
 
 pub mod cancellation;
+pub mod capture;
+pub mod contents;
 pub mod cut;
 pub mod enumerate;
 pub mod feed;
 pub mod filter;
 pub mod hold;
+pub mod kind;
 pub mod plan_log;
 pub mod preview;
 pub mod publish;
 pub mod rebuild;
 pub mod repair;
 pub mod shape;
+pub mod since;
 pub mod source;
 pub mod submit;
 
@@ -69,6 +73,17 @@ pub enum PlanError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An output to go on from that is not complete.
+    #[error(
+        "{out} has no _SUCCESS: what its job has not done yet would never be done; finish it first, see `trawl repair`"
+    )]
+    Unfinished {
+        /// As the user gave it.
+        out: String,
+    },
+    /// A pattern of paths that does not parse.
+    #[error(transparent)]
+    BadCapture(#[from] capture::BadCapture),
     /// A batch size out of range.
     #[error("a batch size of {0} is not within 1 to {max}", max = crate::batch::MAX_BATCH_IMAGES)]
     BadBatchSize(u32),
@@ -143,6 +158,9 @@ pub enum PlanError {
     /// We were asked to stop.
     #[error("stopped before the plan was complete; the same command goes on where this one stopped")]
     Interrupted,
+    /// A source that holds or names images cannot be read.
+    #[error(transparent)]
+    Contents(#[from] contents::ContentsError),
     /// The store.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -165,12 +183,15 @@ impl PlanError {
             | Self::SourceMissing { .. }
             | Self::NoImages { .. }
             | Self::BadGlob { .. }
+            | Self::Unfinished { .. }
+            | Self::BadCapture(_)
             | Self::BadBatchSize(_)
             | Self::OtherJob { .. }
             | Self::Leftovers { .. }
             | Self::JobSpec { .. }
             | Self::Cancelled(_)
             | Self::Interrupted
+            | Self::Contents(_)
             | Self::Storage(_)
             | Self::Broker(_)
             | Self::Ledger(_) => false,
@@ -184,10 +205,13 @@ impl PlanError {
             Self::Broker(error) => error.is_transient(),
             Self::Ledger(error) => error.is_transient(),
             Self::Footer(error) => error.is_transient(),
+            Self::Contents(error) => error.is_transient(),
             Self::Location(_)
             | Self::SourceMissing { .. }
             | Self::NoImages { .. }
             | Self::BadGlob { .. }
+            | Self::Unfinished { .. }
+            | Self::BadCapture(_)
             | Self::BadBatchSize(_)
             | Self::OtherJob { .. }
             | Self::Leftovers { .. }

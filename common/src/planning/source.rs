@@ -1,10 +1,10 @@
 //! One source of a job: what to list for it, and how the keys of its rows are spelled.
 //!
-//! A folder, a file, a local glob, an `s3://` prefix, object or glob. Users join their tables on the row
+//! A folder, a file, a local glob, a prefix, object or glob of a bucket. Users join their tables on the row
 //! keys, so a key is the source as it was given plus the path below it, and nothing is made absolute.
 
-use super::PlanError;
-use crate::{location::Location, storage::ObjectMeta};
+use super::{PlanError, kind::kind_of};
+use crate::{location::Location, selection::SourceKind, storage::ObjectMeta};
 use globset::{GlobBuilder, GlobMatcher};
 use std::path::Path;
 
@@ -20,6 +20,8 @@ pub struct Source {
     pub location: Location,
     /// What to take below it.
     pub reach: Reach,
+    /// What its objects are; never [`SourceKind::Auto`].
+    pub kind: SourceKind,
     /// What goes before the path below [`Source::location`] to make the key of a row.
     row_prefix: String,
 }
@@ -48,11 +50,17 @@ impl Source {
     ///
     /// # Errors
     /// [`PlanError::Location`] or [`PlanError::BadGlob`].
-    pub fn parse(given: &str, base_dir: &Path, exists: impl Fn(&Path) -> bool) -> Result<Self, PlanError> {
+    pub fn parse(
+        given: &str,
+        asked: SourceKind,
+        base_dir: &Path,
+        exists: impl Fn(&Path) -> bool,
+    ) -> Result<Self, PlanError> {
         let location = Location::parse(given, base_dir)?;
-        if let Location::S3 { bucket, key } = &location {
+        if !location.is_local() {
+            let key = location.key();
             return match key.find(GLOB_CHARACTERS) {
-                Some(at) => Self::glob(given, at + given.len() - key.len(), base_dir),
+                Some(at) => Self::glob(given, asked, at + given.len() - key.len(), base_dir),
                 None => Ok(Self {
                     given: given.to_owned(),
                     reach: if key.is_empty() || key.ends_with('/') {
@@ -60,27 +68,30 @@ impl Source {
                     } else {
                         Reach::ExactOrBelow
                     },
-                    row_prefix: format!("s3://{bucket}/{key}"),
+                    kind: kind_of(asked, given),
+                    // The store as it was spelled: an account may be written in two ways.
+                    row_prefix: format!("{}/{key}", given[..given.len() - key.len()].trim_end_matches('/')),
                     location,
                 }),
             };
         }
         match given.find(GLOB_CHARACTERS) {
-            Some(at) if !exists(Path::new(&location.to_string())) => Self::glob(given, at, base_dir),
+            Some(at) if !exists(Path::new(&location.to_string())) => Self::glob(given, asked, at, base_dir),
             _ => Ok(Self {
                 given: given.to_owned(),
                 location,
                 reach: Reach::Path,
+                kind: kind_of(asked, given),
                 row_prefix: given.trim_end_matches('/').to_owned(),
             }),
         }
     }
 
     /// `at` is the place of the first glob character in `given`.
-    fn glob(given: &str, at: usize, base_dir: &Path) -> Result<Self, PlanError> {
+    fn glob(given: &str, asked: SourceKind, at: usize, base_dir: &Path) -> Result<Self, PlanError> {
         let folder_len = given[..at].rfind('/').map_or(0, |slash| slash + 1);
         let (folder, pattern) = given.split_at(folder_len);
-        let built = GlobBuilder::new(pattern).literal_separator(true).build();
+        let built = GlobBuilder::new(&numbers_spelled_out(pattern)).literal_separator(true).build();
         let built = built.map_err(|error| PlanError::BadGlob {
             glob: given.to_owned(),
             reason: error.kind().to_string(),
@@ -92,6 +103,7 @@ impl Source {
             given: given.to_owned(),
             location,
             reach: Reach::Glob { pattern: built.compile_matcher(), literal },
+            kind: kind_of(asked, given),
             row_prefix: folder.to_owned(),
         })
     }
@@ -138,12 +150,39 @@ impl Source {
     }
 }
 
+/// The most numbers that one `{a..b}` stands for: shards of a data set, not its images.
+const MAX_NUMBERS: u64 = 100_000;
+
+/// A pattern with each `{000..123}` as `{000,001,...}`, as shells and WebDataset read it. One that is not two numbers
+/// in order, or is too long, stays as it is and matches itself.
+fn numbers_spelled_out(pattern: &str) -> String {
+    let (mut spelled, mut rest) = (String::with_capacity(pattern.len()), pattern);
+    while let Some(open) = rest.find('{') {
+        let (before, inside) = rest.split_at(open + 1);
+        spelled.push_str(before);
+        rest = inside;
+        let Some(close) = inside.find('}') else { break };
+        let Some((first, last)) = inside[..close].split_once("..") else { continue };
+        if let (Ok(from), Ok(to)) = (first.parse::<u64>(), last.parse::<u64>())
+            && from <= to
+            && to - from < MAX_NUMBERS
+        {
+            let width = if first.starts_with('0') { first.len() } else { 1 };
+            let numbers: Vec<String> = (from..=to).map(|n| format!("{n:0width$}")).collect();
+            spelled.push_str(&numbers.join(","));
+            rest = &inside[close..];
+        }
+    }
+    spelled + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn source(given: &str) -> Source {
-        Source::parse(given, Path::new("/base"), |path| path == Path::new("/base/odd [1]")).unwrap()
+        Source::parse(given, SourceKind::Auto, Path::new("/base"), |path| path == Path::new("/base/odd [1]"))
+            .unwrap()
     }
 
     fn row_key(given: &str, key: &str) -> String {
@@ -164,6 +203,11 @@ mod tests {
         assert_eq!(row_key("s3://b/x", "x"), "s3://b/x");
         assert_eq!(row_key("s3://b/x", "x/a.jpg"), "s3://b/x/a.jpg");
         assert_eq!(row_key("s3://b/x/", "x//../a.jpg"), "s3://b/x//../a.jpg");
+        assert_eq!(row_key("gs://b", "x/a.jpg"), "gs://b/x/a.jpg");
+        assert_eq!(row_key("az://c/x", "x/a.jpg"), "az://c/x/a.jpg");
+        let account = "abfs://c@Acct.blob.core.windows.net";
+        assert_eq!(row_key(account, "x/a.jpg"), format!("{account}/x/a.jpg"));
+        assert_eq!(row_key(&format!("{account}/*/a.jpg"), "x/a.jpg"), format!("{account}/x/a.jpg"));
         assert_eq!(row_key("*.jpg", "base/a.jpg"), "a.jpg");
         assert_eq!(row_key("photos/**/*.jpg", "base/photos/x/a.jpg"), "photos/x/a.jpg");
         assert_eq!(row_key("/*.jpg", "a.jpg"), "/a.jpg");
@@ -183,6 +227,20 @@ mod tests {
         assert!(source("s3://b/{2023,2024}-*/a?.jpg").path_of("2024-05/a1.jpg").is_some());
         let Reach::Glob { literal, .. } = source("s3://b/x/pre*/a.jpg").reach else { panic!("a glob") };
         assert_eq!(literal, "pre");
+    }
+
+    #[test]
+    fn ranges_of_numbers_are_as_in_a_shell() {
+        for (pattern, spelled) in [
+            ("{8..11}.tar", "{8,9,10,11}.tar"),
+            ("a{008..011}-{1..2}", "a{008,009,010,011}-{1,2}"),
+            ("{a..c}{2..1}{1,2}{3..", "{a..c}{2..1}{1,2}{3.."),
+            ("{0..100000}", "{0..100000}"),
+        ] {
+            assert_eq!(numbers_spelled_out(pattern), spelled);
+        }
+        assert!(source("s3://b/{000..012}.tar").path_of("007.tar").is_some());
+        assert!(source("s3://b/{000..012}.tar").path_of("013.tar").is_none());
     }
 
     #[test]

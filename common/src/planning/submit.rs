@@ -87,7 +87,7 @@ pub struct Planned {
     pub published: u64,
     /// Objects left out by the filters.
     pub skipped: u64,
-    /// Entries whose names are not text.
+    /// Entries whose names cannot be used: not text, or nothing the store's client can ask for.
     pub unlistable: u64,
     /// Whether every batch was done already, so that the job was sent to be finalized.
     pub job_done: bool,

@@ -62,6 +62,17 @@ pub(crate) async fn put(stores: &Stores, url: &str) {
 
 /// A part with a prediction for every image of a batch.
 pub(crate) async fn put_part(stores: &Stores, spec: &JobSpec, batch: BatchNumber, images: &[ImageRef]) {
+    put_part_with(stores, spec, batch, images, |_| false).await;
+}
+
+/// The same with an error (`corrupt`) for those that `failed`.
+async fn put_part_with(
+    stores: &Stores,
+    spec: &JobSpec,
+    batch: BatchNumber,
+    images: &[ImageRef],
+    failed: impl Fn(&ImageRef) -> bool,
+) {
     let class = ClassScore { index: 1, label: None, probability: 0.5 };
     let row = |image: &ImageRef| ResultRow {
         key: image.key.clone(),
@@ -69,7 +80,10 @@ pub(crate) async fn put_part(stores: &Stores, spec: &JobSpec, batch: BatchNumber
         size: 1,
         width: None,
         height: None,
-        outcome: Outcome::Ok(Prediction::Classes(vec![class.clone()])),
+        outcome: match failed(image) {
+            true => Outcome::Failed { code: crate::error_code::ErrorCode::Corrupt, message: "x".into() },
+            false => Outcome::Ok(Prediction::Classes(vec![class.clone()])),
+        },
         carried: Vec::new(),
     };
     let rows: Vec<_> = images.iter().map(row).collect();
@@ -454,4 +468,62 @@ async fn a_dry_run_counts_and_writes_nothing() {
     assert_eq!(run.first_keys[0], "s3://b/p/000000.jpg");
     let (store, layout) = output(&stores, &job).await;
     assert!(store.head(&layout.job()).await.is_err());
+}
+
+/// Submits a job and gives each of its batches a part; the images whose key ends with `failing` fail there.
+async fn complete(stores: &Arc<Stores>, job: &JobSpec, failing: &str) {
+    submit(stores, job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
+    for (number, images) in plan(stores, job).await {
+        put_part_with(stores, job, number, &images, |image| image.key.ends_with(failing)).await;
+    }
+    let (store, layout) = output(stores, job).await;
+    store.put(&layout.success(), Bytes::new()).await.unwrap();
+}
+
+async fn planned(stores: &Arc<Stores>, job: &JobSpec) -> Vec<String> {
+    let run = dry_run(job, stores).await;
+    match run {
+        Ok(run) => run.first_keys,
+        Err(PlanError::NoImages { .. }) => Vec::new(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_new_or_changed_since() {
+    let (stores, job) = (bucket(20).await, spec(&["s3://b/p"]));
+    let later = |out: &str, since: &[&str]| {
+        let mut job = JobSpec { out: format!("s3://results/{out}"), ..job.clone() };
+        job.select.since = since.iter().map(|out| format!("s3://results/{out}")).collect();
+        job
+    };
+    let second = later("second", &["out"]);
+    submit(&stores, &job, &Outbox::new(FOREVER), &OneJob::new(FOREVER)).await.unwrap();
+    let error = dry_run(&second, &stores).await.unwrap_err();
+    assert!(matches!(error, PlanError::Unfinished { .. }), "{error}");
+    complete(&stores, &job, "nothing").await;
+    assert!(planned(&stores, &second).await.is_empty());
+    put(&stores, "s3://b/p/new.jpg").await;
+    let changed = Location::parse("s3://b/p/000003.jpg", Path::new("/")).unwrap();
+    stores.open(&changed).await.put(changed.key(), Bytes::from_static(b"other")).await.unwrap();
+    assert_eq!(planned(&stores, &second).await, ["s3://b/p/000003.jpg", "s3://b/p/new.jpg"]);
+    complete(&stores, &second, "nothing").await;
+    // What changed is known from the second output; the first alone would ask for it again.
+    assert!(planned(&stores, &later("third", &["out", "second"])).await.is_empty());
+    assert_eq!(planned(&stores, &later("third", &["out"])).await.len(), 2);
+}
+
+#[tokio::test]
+async fn the_failed_images_of_a_job() {
+    let (stores, job) = (bucket(35).await, spec(&["s3://b/p"]));
+    complete(&stores, &job, "7.jpg").await;
+    let mut again = JobSpec { out: "s3://results/again".into(), ..job.clone() };
+    again.sources = vec!["s3://results/out/_trawl/plan/".into()];
+    again.select.kind = crate::selection::SourceKind::Failures;
+    let failed = ["s3://b/p/000007.jpg", "s3://b/p/000017.jpg", "s3://b/p/000027.jpg"];
+    assert_eq!(planned(&stores, &again).await, failed);
+    again.select.codes = vec![crate::error_code::ErrorCode::Corrupt];
+    assert_eq!(planned(&stores, &again).await, failed);
+    again.select.codes = vec![crate::error_code::ErrorCode::Empty];
+    assert!(planned(&stores, &again).await.is_empty());
 }

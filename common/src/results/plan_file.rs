@@ -46,7 +46,7 @@ pub struct Cursor {
     pub images: u64,
     /// Objects left out by the filters.
     pub skipped: u64,
-    /// Entries whose names are not text.
+    /// Entries whose names cannot be used: not text, or nothing the store's client can ask for.
     pub unlistable: u64,
 }
 
@@ -70,7 +70,7 @@ pub struct PlanDone {
     pub images: u64,
     /// Objects left out by the filters.
     pub skipped: u64,
-    /// Entries whose names are not text.
+    /// Entries whose names cannot be used: not text, or nothing the store's client can ask for.
     pub unlistable: u64,
 }
 

@@ -2,16 +2,20 @@
 //!
 //! The bucket is the truth, so the contract is strict: a put is atomic and durable when it returns,
 //! `put_if_absent` has one winner, a listing is in byte order of the keys and complete, and a missing key
-//! is [`StorageError::NotFound`], never a transient error. Real: [`s3`] (aws-sdk-s3), [`local`] (folders).
-//! In memory: [`memory`]. All pass `contract::storage`. No type of a client library crosses this seam.
+//! is [`StorageError::NotFound`], never a transient error. Real: [`s3`] (aws-sdk-s3), [`local`] (folders),
+//! [`object`] (GCS and Azure, by object_store), [`web`] (http, reading only). In memory: [`memory`]. All pass `contract::storage`. No type of a client library crosses this seam.
 
 pub mod counted;
 pub mod local;
 pub mod memory;
+pub mod object;
 pub mod probe;
+pub mod reader;
 pub mod retry;
 pub mod s3;
 pub mod stores;
+pub mod web;
+mod wire;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,9 +39,7 @@ pub enum StorageError {
         store: String,
     },
     /// The store refuses us.
-    #[error(
-        "access to `{key}` is refused: {reason}; check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and the permissions"
-    )]
+    #[error("access to `{key}` is refused: {reason}; check {} and the permissions", credentials_of(key))]
     Forbidden {
         /// The object or store.
         key: String,
@@ -97,6 +99,18 @@ pub enum Passing {
     Unavailable,
 }
 
+/// Where the credentials for a store come from.
+fn credentials_of(key: &str) -> &'static str {
+    match key.split_once("://").map(|(scheme, _)| scheme) {
+        Some("s3") => "the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE)",
+        Some("gs") => "the credentials (GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT)",
+        Some("az" | "abfss") => {
+            "the credentials (AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN)"
+        }
+        _ => "the owner",
+    }
+}
+
 impl StorageError {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
@@ -135,8 +149,8 @@ pub struct ObjectMeta {
     pub modified: Option<u64>,
 }
 
-/// One page of a listing: the objects, and how many entries had names that are not text (not UTF-8) and are
-/// therefore counted here instead of listed.
+/// One page of a listing: the objects, and how many entries have names that cannot be used (not UTF-8, or
+/// nothing that the store's client can ask for) and are therefore counted here instead of listed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListPage {
     /// In byte order of the keys, all after those of the page before.

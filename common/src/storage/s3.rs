@@ -1,4 +1,4 @@
-//! S3 and what speaks its language: the only file that names aws-sdk-s3.
+//! S3 and what speaks its language: with its folder the only code that names aws-sdk-s3.
 //!
 //! Endpoint, region, credentials and profiles come from where the AWS tools look for them. One request is
 //! one attempt here; [`RetryingStorage`] around it tries again. It must never put a secret into an error,
@@ -9,35 +9,27 @@
 //! key that it was given misses nothing there either.
 
 mod errors;
+mod open;
+
+pub(super) use errors::chain;
+pub use open::S3Config;
 
 use super::{
     ListPage, Object, ObjectMeta, Passing, PutOutcome, Storage, StorageError, counted::Counted,
     retry::RetryingStorage,
 };
-use crate::telemetry::Redacted;
 use async_trait::async_trait;
-use aws_config::{
-    environment::EnvironmentVariableRegionProvider, meta::region::RegionProviderChain,
-    profile::ProfileFileRegionProvider, retry::RetryConfig,
-    stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
-};
 use aws_sdk_s3::{
-    Client, Config,
-    config::{BehaviorVersion, Credentials, IdentityCache, Region, SharedHttpClient},
-    operation::list_objects_v2::ListObjectsV2Output,
-    primitives::ByteStream,
+    Client, Config, operation::list_objects_v2::ListObjectsV2Output, primitives::ByteStream,
     types::EncodingType,
 };
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use std::{env, fmt, time::Duration};
-
-/// For the TCP and TLS handshakes. A store that takes longer is as good as away.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use open::timeouts;
+use std::{fmt, time::Duration};
 
 /// From sending a request to the first byte of its answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,98 +42,14 @@ const LARGE_PUT_TIMEOUT: Duration = Duration::from_secs(1800);
 /// of connections for each value.
 const LARGE_PUT_BYTES: usize = 32 << 20;
 
-/// A body that brings nothing for this long is given up. The SDK's 5 s are too short for a loaded store.
-const STALL_GRACE: Duration = Duration::from_secs(20);
-
 /// A body may take [`READ_TIMEOUT`] and what its length takes at this pace, so that one that trickles ends.
 const MIN_BYTES_PER_SECOND: u64 = 100_000;
-
-/// For finding credentials. The last place that is asked is the metadata service of an EC2 machine, which
-/// elsewhere does not answer at all; without a bound of our own that is a minute of silence.
-const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What S3 takes for a bucket that says nothing else; other stores do not care.
-const DEFAULT_REGION: &str = "us-east-1";
 
 /// The most that S3 gives in one page.
 const PAGE_OBJECTS: i32 = 1000;
 
 /// A bucket, with retries, each of which is counted.
 pub type S3Storage = RetryingStorage<Counted<S3Bucket>>;
-
-/// Where a store is and who we are, given outright instead of taken from the environment.
-#[derive(Clone)]
-pub struct S3Config {
-    /// For example `http://127.0.0.1:9000`.
-    pub endpoint: String,
-    /// For example `us-east-1`.
-    pub region: String,
-    /// The id of the access key.
-    pub access_key: String,
-    /// Its secret.
-    pub secret_key: String,
-}
-
-impl fmt::Debug for S3Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Config")
-            .field("endpoint", &Redacted(&self.endpoint))
-            .field("region", &self.region)
-            .finish_non_exhaustive()
-    }
-}
-
-impl S3Storage {
-    /// The bucket as the environment describes its store: `AWS_ENDPOINT_URL` (then with the bucket in the path),
-    /// `AWS_REGION`, `AWS_PROFILE` and the files of the AWS tools, and their ways to find credentials.
-    /// Nothing is sent: the first request says whether bucket and credentials are good.
-    pub async fn from_env(bucket: &str) -> Self {
-        // Not the default chain for regions, which ends at the EC2 metadata service.
-        let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
-            .or_else(ProfileFileRegionProvider::new())
-            .or_else(Region::from_static(DEFAULT_REGION));
-        let shared = aws_config::defaults(BehaviorVersion::latest())
-            .region(region)
-            .http_client(http_client())
-            .timeout_config(timeouts(READ_TIMEOUT))
-            .retry_config(RetryConfig::disabled())
-            .stalled_stream_protection(stall_protection())
-            .identity_cache(IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT).build())
-            .load()
-            .await;
-        let own_endpoint = shared.endpoint_url().is_some() || env::var_os("AWS_ENDPOINT_URL_S3").is_some();
-        let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(own_endpoint).build();
-        Self::new(Counted::new(S3Bucket::new(bucket, Client::from_conf(config))))
-    }
-
-    /// The bucket at a store that is described outright; the environment plays no part.
-    pub fn with_config(bucket: &str, config: S3Config) -> Self {
-        let config = Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .endpoint_url(config.endpoint)
-            .region(Region::new(config.region))
-            .credentials_provider(Credentials::new(config.access_key, config.secret_key, None, None, "given"))
-            .force_path_style(true)
-            .http_client(http_client())
-            .timeout_config(timeouts(READ_TIMEOUT))
-            .retry_config(RetryConfig::disabled())
-            .stalled_stream_protection(stall_protection())
-            .build();
-        Self::new(Counted::new(S3Bucket::new(bucket, Client::from_conf(config))))
-    }
-}
-
-fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
-}
-
-fn timeouts(read: Duration) -> TimeoutConfig {
-    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(read).build()
-}
-
-fn stall_protection() -> StalledStreamProtectionConfig {
-    StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build()
-}
 
 /// A bucket without retries: each call is one request, or one for each page of a listing.
 pub struct S3Bucket {

@@ -4,7 +4,10 @@
 //! request has a time limit. The first one that fails is said in one warning, the others at debug level: a collector
 //! that is away must not fill a log. What is sent, its headers and what is answered are never logged.
 
-use crate::{telemetry::Redacted, tls::TlsFiles};
+use crate::{
+    telemetry::Redacted,
+    tls::{self, TlsFiles},
+};
 use async_trait::async_trait;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -13,7 +16,6 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use rustls::{ClientConfig, RootCertStore};
 use std::{
     fmt,
     sync::{
@@ -52,7 +54,7 @@ impl Collector {
         // The system's certificates are read for those who need them.
         let tls = match endpoint.starts_with("https:") {
             true => TlsFiles::default().client_config()?,
-            false => trusting_nobody()?,
+            false => tls::trusting_nobody(),
         };
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
@@ -74,13 +76,6 @@ impl Collector {
             );
         }
     }
-}
-
-fn trusting_nobody() -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| error.to_string())?;
-    Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 #[async_trait]

@@ -26,7 +26,6 @@ use trawl_common::{
     config::{OutputFormat, exit},
     location::Location,
     model_file,
-    storage::Stores,
     telemetry::printable,
 };
 
@@ -37,7 +36,7 @@ use trawl_common::{
 pub async fn bench(args: BenchArgs, format: OutputFormat) -> Result<u8> {
     trawl_common::tls::install_crypto_provider();
     let base_dir = std::env::current_dir().context("the working directory cannot be read")?;
-    let stores = Stores::new();
+    let stores = args.compute.stores();
     let place = Location::parse(&args.model, &base_dir)?;
     let file = model_file::obtain(&stores, &place, None, &args.compute.cache_dir()).await?;
     let spec = BundleSpec::read(&file.path)?;

@@ -9,6 +9,8 @@ use super::{
     handover::{Room, Undecoded},
     meters::{Meters, Stage},
     pace::{Pace, Reads},
+    reading::{Brought, Came, Part, Reading},
+    tables::{Rows, Tables, UnreadTable},
 };
 use std::{
     collections::BTreeMap,
@@ -21,14 +23,18 @@ use tokio::{
 };
 use tracing::Instrument;
 use trawl_common::{
+    batch::ImageRef,
     disposition::Failure,
     error_code::ErrorCode,
     location::Location,
-    storage::{Object, Passing, Storage, StorageError, Stores, retry::transient_errors},
+    storage::{Passing, Storage, StorageError, Stores, retry::transient_errors},
 };
 
 /// The bytes budget is counted in units of this size, to fit the semaphore's 32 bits.
 const BUDGET_UNIT_BYTES: u64 = 1024;
+
+/// Taken for the size of an image of which nobody knows it, as in a list of names: that of a photo from the web.
+const UNKNOWN_BYTES: u64 = 256 << 10;
 
 /// So many images of one batch, all of them and all forbidden, are not the images' fault: credentials ran out or
 /// were withdrawn, and the job must wait for better ones instead of becoming rows of `forbidden`.
@@ -64,6 +70,7 @@ pub struct Fetcher {
     meters: Arc<Meters>,
     /// Of each store, the key that it gave last.
     given: Mutex<BTreeMap<String, String>>,
+    tables: Tables,
 }
 
 impl Fetcher {
@@ -75,7 +82,16 @@ impl Fetcher {
         let images = Arc::new(Semaphore::new(pace.limit()));
         meters.set_fetches(pace.limit());
         let pace = Mutex::new(Paced { pace, given: images.available_permits() });
-        Self { stores, images, pace, budget, limits, meters, given: Mutex::default() }
+        Self {
+            stores,
+            images,
+            pace,
+            budget,
+            limits,
+            meters,
+            given: Mutex::default(),
+            tables: Tables::default(),
+        }
     }
 
     /// Hands the `wanted` images of `batch` to decode, or gives them their error rows. `expect` announces an image and gives
@@ -97,7 +113,6 @@ impl Fetcher {
         Arrived: FnOnce(Undecoded) -> bool + Send + 'static,
     {
         let (mut reads, mut withheld) = (JoinSet::new(), Vec::new());
-        let images = wanted.len();
         let mut note = |read: Result<Option<Withheld>, JoinError>| {
             withheld.extend(read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())));
             // Any other attempt ends with the first: the store gets a rest before the next.
@@ -106,10 +121,12 @@ impl Fetcher {
                 None => Ok(()),
             }
         };
-        for &index in wanted {
-            let room = self.room(batch.image(index).size).await;
-            let (fetcher, batch, arrived) = (self.clone(), batch.clone(), expect());
-            let read = async move { fetcher.read(&batch, index, room, arrived).await };
+        for Reading { wanted: these, part } in Reading::plan(&batch.descriptor.images, wanted) {
+            let request = Request { images: wanted[these].into(), part };
+            let room = self.room(self.bytes_of(&request, batch)).await;
+            let arrived: Vec<_> = request.images.iter().map(|_| expect()).collect();
+            let (fetcher, batch) = (self.clone(), batch.clone());
+            let read = async move { fetcher.read(&batch, request, room, arrived).await };
             // What a store has to say about it belongs to the batch.
             reads.spawn(read.in_current_span());
             while let Some(read) = reads.try_join_next() {
@@ -120,7 +137,9 @@ impl Fetcher {
             note(read)?;
         }
         let all_forbidden = withheld.iter().all(Withheld::is_forbidden);
-        if withheld.len() == images
+        let (images, refused) =
+            (wanted.len(), withheld.iter().map(|w| w.request.images.len()).sum::<usize>());
+        if refused == images
             && (!all_forbidden || images >= FORBIDDEN_TOGETHER)
             && let Some(Withheld { error, .. }) = withheld.pop()
         {
@@ -132,7 +151,9 @@ impl Fetcher {
         }
         for missed in withheld {
             let code = if missed.is_forbidden() { ErrorCode::Forbidden } else { ErrorCode::Unreadable };
-            batch.fail_row(missed.index, code, missed.error.to_string());
+            for index in missed.request.images {
+                batch.fail_row(index, code, missed.error.to_string());
+            }
         }
         Ok(())
     }
@@ -155,8 +176,9 @@ impl Fetcher {
                 still.push(missed);
                 continue;
             }
-            let room = self.room(batch.image(missed.index).size).await;
-            match self.read(batch, missed.index, room, expect()).await {
+            let room = self.room(self.bytes_of(&missed.request, batch)).await;
+            let arrived = missed.request.images.iter().map(|_| expect()).collect();
+            match self.read(batch, missed.request, room, arrived).await {
                 Some(missed) if !last && !missed.is_forbidden() => return Err(missed.error.into()),
                 missed => still.extend(missed),
             }
@@ -168,7 +190,8 @@ impl Fetcher {
     /// between the two, and no image is to blame.
     async fn refuses_what_it_gave(&self, batch: &OpenBatch, withheld: &[Withheld]) -> Option<StorageError> {
         let forbidden = withheld.iter().find(|missed| missed.is_forbidden())?;
-        let place = Location::parse(&batch.image(forbidden.index).key, &batch.job.base_dir).ok()?;
+        let image = batch.image(*forbidden.request.images.first()?);
+        let place = Location::parse(image.object(), &batch.job.base_dir).ok()?;
         let store = self.stores.open(&place).await;
         let given = self.given.lock().expect("no panic while the map is held").get(store.name()).cloned()?;
         store.head(&given).await.err().filter(StorageError::is_forbidden)
@@ -202,10 +225,23 @@ impl Fetcher {
         }
     }
 
+    /// What a request brings, as far as the plan knows.
+    fn bytes_of(&self, request: &Request, batch: &OpenBatch) -> u64 {
+        let image = batch.image(request.images[0]);
+        match &request.part {
+            Part::Whole if image.size == 0 => UNKNOWN_BYTES,
+            // A larger one is refused before it is read.
+            Part::Whole => image.size.min(self.limits.max_image_bytes),
+            Part::Bytes(_) if request.is_too_large(image, self.limits.max_image_bytes) => 0,
+            Part::Bytes(bytes) => bytes.end - bytes.start,
+            Part::Rows(_, rows) => UNKNOWN_BYTES * u64::from(rows.end - rows.start),
+        }
+    }
+
     async fn room(&self, size: u64) -> Room {
         // An object over the whole budget takes all of it and goes alone.
         let all = self.limits.bytes.div_ceil(BUDGET_UNIT_BYTES);
-        let units = size.min(self.limits.max_image_bytes).div_ceil(BUDGET_UNIT_BYTES).clamp(1, all.max(1));
+        let units = size.div_ceil(BUDGET_UNIT_BYTES).clamp(1, all.max(1));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let image = self.images.clone().acquire_owned().await.expect("never closed");
         let bytes = self.budget.clone().acquire_many_owned(units).await.expect("never closed");
@@ -215,32 +251,43 @@ impl Fetcher {
     async fn read(
         &self,
         batch: &Arc<OpenBatch>,
-        index: usize,
+        request: Request,
         room: Room,
-        arrived: impl FnOnce(Undecoded) -> bool + Send,
+        arrived: Vec<impl FnOnce(Undecoded) -> bool + Send>,
     ) -> Option<Withheld> {
         let began = Instant::now();
-        match self.get(batch, index).await {
-            Ok(Object { bytes, etag, .. }) => {
+        match self.get(batch, &request).await {
+            Ok(Brought { bytes, etag }) => {
                 let took = began.elapsed();
-                self.meters.stage(Stage::Fetch, took, 1);
+                self.meters.stage(Stage::Fetch, took, request.images.len() as u64);
                 batch.spent(Stage::Fetch, took);
-                self.meters.image_bytes.inc_by(bytes.len() as u64);
-                let awaited = arrived(Undecoded { batch: batch.clone(), index, bytes, etag, room });
+                self.meters.image_bytes.inc_by(bytes.len());
+                let (mut awaited, room) = (false, Arc::new(room));
+                for (&index, arrived) in request.images.iter().zip(arrived) {
+                    match bytes.of(batch.image(index)) {
+                        Ok(bytes) => {
+                            let (batch, etag, room) = (batch.clone(), etag.clone(), room.clone());
+                            awaited |= arrived(Undecoded { batch, index, bytes, etag, room });
+                        }
+                        Err((code, message)) => batch.fail_row(index, code, message),
+                    }
+                }
                 self.keep_pace(awaited);
                 None
             }
             Err(Missed::Row(code, message)) => {
-                batch.fail_row(index, code, message);
+                for &index in &request.images {
+                    batch.fail_row(index, code, message.clone());
+                }
                 None
             }
-            Err(Missed::Store(error)) => Some(Withheld { index, error }),
+            Err(Missed::Store(error)) => Some(Withheld { request, error }),
         }
     }
 
-    async fn get(&self, batch: &OpenBatch, index: usize) -> Result<Object, Missed> {
-        let image = batch.image(index);
-        let place = Location::parse(&image.key, &batch.job.base_dir)
+    async fn get(&self, batch: &OpenBatch, request: &Request) -> Result<Brought, Missed> {
+        let image = batch.image(request.images[0]);
+        let place = Location::parse(image.object(), &batch.job.base_dir)
             .map_err(|e| Missed::Row(ErrorCode::Unreadable, e.to_string()))?;
         let store = self.stores.open(&place).await;
         trawl_common::failpoint::hit(trawl_common::failpoint::FETCH_BEFORE).await;
@@ -248,10 +295,25 @@ impl Fetcher {
             let (store, key, cause) = (store.name().to_owned(), image.key.clone(), Passing::Unavailable);
             return Err(StorageError::Transient { store, key, cause, reason: "a failpoint".into() }.into());
         }
-        let object = match store.get(place.key(), self.limits.max_image_bytes).await {
+        let most = self.limits.max_image_bytes;
+        let object = match &request.part {
+            Part::Whole => store.get(place.key(), most).await,
+            Part::Bytes(_) if request.is_too_large(image, most) => {
+                Err(StorageError::TooLarge { key: image.key.clone(), size: image.size, limit: most })
+            }
+            Part::Bytes(bytes) => store.get_range(place.key(), bytes.start, bytes.end - bytes.start).await,
+            Part::Rows(group, rows) => {
+                let column = batch.job.spec.select.image_column.as_deref();
+                let wanted =
+                    Rows { key: place.key(), etag: image.etag.as_deref(), group: *group, rows, column };
+                let cells = self.tables.read(&store, wanted).await?;
+                return Ok(Brought { bytes: Came::Cells(rows.start, cells), etag: image.etag.clone() });
+            }
+        };
+        let object = match object {
             Ok(object) => object,
             Err(error) if error.is_not_found() && place.is_local() => {
-                return Err(missing_source(batch, &image.key)
+                return Err(missing_source(batch, image.object())
                     .await
                     .map_or(Missed::from(error), Missed::Store));
             }
@@ -264,7 +326,11 @@ impl Fetcher {
             )),
             _ => {
                 self.gave(&*store, place.key());
-                Ok(object)
+                let bytes = match &request.part {
+                    Part::Bytes(bytes) => Came::Piece(bytes.start, object.bytes),
+                    Part::Whole | Part::Rows(..) => Came::Whole(object.bytes),
+                };
+                Ok(Brought { bytes, etag: object.etag })
             }
         }
     }
@@ -285,9 +351,22 @@ async fn missing_source(batch: &OpenBatch, key: &str) -> Option<StorageError> {
     }
 }
 
-/// An image that the store did not give.
+/// Images that are asked for at once.
+struct Request {
+    images: Vec<usize>,
+    part: Part,
+}
+
+impl Request {
+    /// Whether it is for one image that has more than `most` bytes.
+    fn is_too_large(&self, image: &ImageRef, most: u64) -> bool {
+        self.images.len() == 1 && image.size > most
+    }
+}
+
+/// Images that the store did not give.
 struct Withheld {
-    index: usize,
+    request: Request,
     error: StorageError,
 }
 
@@ -301,6 +380,16 @@ impl Withheld {
 enum Missed {
     Row(ErrorCode, String),
     Store(StorageError),
+}
+
+impl From<UnreadTable> for Missed {
+    fn from(error: UnreadTable) -> Self {
+        match error {
+            UnreadTable::Storage(error) => error.into(),
+            UnreadTable::Changed(text) => Self::Row(ErrorCode::Changed, text),
+            UnreadTable::Unusable(text) => Self::Row(ErrorCode::Unreadable, text),
+        }
+    }
 }
 
 impl From<StorageError> for Missed {

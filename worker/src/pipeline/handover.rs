@@ -27,8 +27,8 @@ pub struct Undecoded {
     pub bytes: Bytes,
     /// The tag of these bytes.
     pub etag: Option<String>,
-    /// Held until it is decoded.
-    pub room: Room,
+    /// Held until it, and all that came with it, is decoded.
+    pub room: Arc<Room>,
 }
 
 /// An image as pixels at the model's size.

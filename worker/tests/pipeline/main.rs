@@ -1,5 +1,6 @@
 //! The pipeline on the in-memory seams with the fake model: what a job's rows are, and what failures cost.
 
+mod archives;
 mod feeding;
 mod refusals;
 mod rows;

@@ -21,7 +21,7 @@ pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
 }
 
 /// The texts of an error and its causes. An outer text that only repeats the inner ones is left out.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(in crate::storage) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let (Some(error), true) = (next, texts.len() < MAX_CAUSES) {
@@ -222,7 +222,7 @@ mod tests {
             aws_sdk_s3::Config::builder()
                 .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
                 .region(aws_sdk_s3::config::Region::from_static("us-east-1"))
-                .http_client(super::super::http_client())
+                .http_client(super::super::open::http_client())
                 .build(),
         );
         S3Bucket::new("b", client)
