@@ -5,7 +5,7 @@
 
 mod output;
 
-pub use output::{ExportArgs, ExportFormat, StatusFilter};
+pub use output::{CompactArgs, ExportArgs, ExportFormat, StatusFilter};
 
 use clap::{
     Args, Parser, Subcommand,
@@ -208,6 +208,18 @@ Examples:
   trawl export ./labels --to jsonl --status error
   trawl export s3://bucket/vectors --to npy --file vectors.npy")]
     Export(output::ExportArgs),
+
+    /// Copy a finished output into another with larger files
+    ///
+    /// NEWOUT is an output as any other: every command and every reader of OUT/*.parquet takes it, each row is in it once,
+    /// and OUT stays as it is until you remove it. Readers see NEWOUT's rows as they are added; it has _SUCCESS when all
+    /// of them are there. Given again after it was stopped anywhere, it goes on. Holds a file at a time in memory.
+    #[command(before_help = "\
+Examples:
+  trawl compact s3://bucket/labels --to s3://bucket/labels-compact
+  trawl compact ./labels --to ./labels-compact --target-size 64MiB
+  trawl compact ./labels --to ./labels-compact --dry-run")]
+    Compact(output::CompactArgs),
 
     /// Check an output against its plan
     ///

@@ -8,6 +8,7 @@ mod bucket;
 mod cancel;
 mod cells;
 mod cli;
+mod compact;
 mod completions;
 mod connect;
 mod dead;
@@ -169,6 +170,12 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
             let target = target::parse(&args.target, &cx.base_dir)?;
             let place = target::out_of(target, &cx.base_dir, ledger).await?;
             export::run(&cx.stores, &place, &args, out).await
+        }
+        Command::Compact(args) => {
+            let target = target::parse(&args.target, &cx.base_dir)?;
+            let from = target::out_of(target, &cx.base_dir, ledger).await?;
+            let to = Location::parse(&args.to, &cx.base_dir)?;
+            compact::run(&cx.stores, &from, &to, &args, cx.output, out).await
         }
         Command::Verify { target, deep } => {
             let place = target::out_of(target::parse(&target, &cx.base_dir)?, &cx.base_dir, ledger).await?;

@@ -7,6 +7,7 @@
 pub mod footer;
 pub mod layout;
 pub mod manifest;
+mod merge;
 pub mod part;
 mod part_answers;
 pub mod part_brief;
@@ -20,6 +21,7 @@ pub mod schema;
 
 pub use layout::OutputLayout;
 pub use manifest::Manifest;
+pub use merge::Merger;
 pub use part::{PartFooter, encode_part};
 pub use part_answers::half_bytes;
 pub use part_rows::PartReader;

@@ -206,7 +206,7 @@ impl PartFooter {
         Ok(footer)
     }
 
-    fn entries(&self) -> Vec<parquet::file::metadata::KeyValue> {
+    pub(super) fn entries(&self) -> Vec<parquet::file::metadata::KeyValue> {
         let errors = serde_json::to_string(&self.errors).expect("counts are plain data");
         let mut entries = vec![
             entry("trawl.job", &self.job),
@@ -259,7 +259,7 @@ pub fn encode_part(rows: &[ResultRow], columns: &Columns, footer: &PartFooter) -
     let mut writer = ArrowWriter::try_new(
         Vec::new(),
         batch.schema(),
-        Some(properties(columns, footer.entries(), rows.len())?),
+        Some(properties(columns, footer.entries(), MAX_ROW_GROUP_ROWS, rows.len())?),
     )?;
     writer.write(&batch)?;
     Ok(writer.into_inner()?.into())
@@ -269,6 +269,7 @@ pub fn encode_part(rows: &[ResultRow], columns: &Columns, footer: &PartFooter) -
 pub(super) fn properties(
     columns: &Columns,
     entries: Vec<parquet::file::metadata::KeyValue>,
+    row_group_rows: usize,
     rows: usize,
 ) -> Result<WriterProperties, ParquetError> {
     let large = rows >= MIN_COMPRESSED_ROWS;
@@ -280,8 +281,8 @@ pub(super) fn properties(
         .set_created_by(format!("trawl {}", env!("CARGO_PKG_VERSION")))
         .set_compression(compression)
         .set_dictionary_enabled(large)
-        .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
-        // One row group of one batch: statistics by page would only make the footer longer.
+        .set_max_row_group_row_count(Some(row_group_rows))
+        // A batch is one row group: statistics by page would only make the footer longer.
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_key_value_metadata(Some(entries));
     // A dictionary of values that never repeat is work for nothing.
