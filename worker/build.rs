@@ -6,10 +6,16 @@
 use std::{env, path::Path};
 
 /// The shim's own files: what is compiled, and what else a change of must compile it again.
-const SOURCES: [&str; 5] =
-    ["shim/module.cpp", "shim/exported.cpp", "shim/passes.cpp", "shim/in_place.cpp", "shim/device.cpp"];
-const HEADERS: [&str; 5] =
-    ["shim/shim.h", "shim/engine.h", "shim/guard.h", "shim/passes.h", "shim/in_place.h"];
+const SOURCES: [&str; 6] = [
+    "shim/module.cpp",
+    "shim/outputs.cpp",
+    "shim/exported.cpp",
+    "shim/passes.cpp",
+    "shim/in_place.cpp",
+    "shim/device.cpp",
+];
+const HEADERS: [&str; 6] =
+    ["shim/shim.h", "shim/engine.h", "shim/guard.h", "shim/outputs.h", "shim/passes.h", "shim/in_place.h"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");

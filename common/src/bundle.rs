@@ -7,6 +7,7 @@
 pub(crate) mod beside;
 mod describe;
 mod fields;
+pub mod head;
 mod hugging_face;
 mod input;
 mod text_proto;
@@ -14,8 +15,10 @@ mod timm;
 pub(crate) mod triton;
 
 pub use describe::add_description;
+pub use head::{Head, HeadSpec, OutputRef, VectorType};
 pub use input::{Centre, InputSpec, Interpolation, Resize, ResizeMode};
 
+use head::{WrittenHead, check_heads};
 use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
@@ -34,32 +37,80 @@ pub const EXTRA_NAME: &str = "trawl.json";
 const MAX_SPEC_BYTES: u64 = 100 << 20;
 
 /// What a bundle says of itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "serde_json::Value")]
 pub struct BundleSpec {
     /// [`BUNDLE_VERSION`].
     pub version: u32,
     /// For people.
     pub name: String,
-    /// What the output means.
-    pub head: Head,
-    /// Class names in the order of the output; may be empty for heads without classes.
-    #[serde(default)]
-    pub labels: Vec<String>,
+    /// What the outputs mean; never empty. How they are written: [`head`].
+    pub heads: Vec<HeadSpec>,
     /// How pixels are made.
     pub input: InputSpec,
 }
 
-/// What a model's output means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Head {
-    /// Logits `[N, classes]`; softmax and top-k are ours.
-    Classification,
-    /// A vector `[N, d]`.
-    Embedding,
-    /// Anything `[N, ...]`, stored flattened.
-    Raw,
+/// A bundle's description as it is written, with its only head's fields beside the others or with a list of heads.
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u32,
+    name: &'a str,
+    #[serde(flatten)]
+    head: Option<WrittenHead>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heads: Option<Vec<WrittenHead>>,
+    input: &'a InputSpec,
+}
+
+impl Serialize for BundleSpec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { version, name, heads, input } = self;
+        let mut written: Vec<WrittenHead> = heads.iter().map(WrittenHead::from).collect();
+        let only = matches!(&heads[..], [head] if head.name.is_none());
+        let (head, heads) = if only { (written.pop(), None) } else { (None, Some(written)) };
+        Written { version: *version, name, head, heads, input }.serialize(serializer)
+    }
+}
+
+impl TryFrom<serde_json::Value> for BundleSpec {
+    type Error = String;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Common {
+            version: u32,
+            name: String,
+            input: InputSpec,
+        }
+        let serde_json::Value::Object(mut head) = value else { return Err("it is no JSON object".into()) };
+        let mut common = serde_json::Map::new();
+        for field in ["version", "name", "input"] {
+            common.extend(head.remove_entry(field));
+        }
+        let words = |e: serde_json::Error| e.to_string();
+        let Common { version, name, input } = serde_json::from_value(common.into()).map_err(words)?;
+        let heads = match head.remove("heads") {
+            Some(_) if head.contains_key("head") => return Err("it has both `head` and `heads`".into()),
+            Some(heads) => {
+                if let Some(field) = head.keys().next() {
+                    return Err(format!("`{field}` belongs to one of the `heads`"));
+                }
+                let written: Vec<WrittenHead> = serde_json::from_value(heads).map_err(words)?;
+                written.into_iter().map(WrittenHead::meant).collect::<Result<Vec<_>, _>>()?
+            }
+            None => {
+                let written: WrittenHead = serde_json::from_value(head.into()).map_err(words)?;
+                let only = written.meant()?;
+                check_heads(std::slice::from_ref(&only))?;
+                return Ok(Self { version, name, heads: vec![only], input });
+            }
+        };
+        if heads.iter().any(|head| head.name.is_none()) {
+            return Err("every one of the `heads` needs a `name`, which its columns begin with".into());
+        }
+        check_heads(&heads)?;
+        Ok(Self { version, name, heads, input })
+    }
 }
 
 /// A file that is no bundle, with the fix.
@@ -134,9 +185,19 @@ impl BundleSpec {
             Some(v) => return Err(format!("it has version {v}, this trawl reads {BUNDLE_VERSION}")),
             None => return Err("it has no version".into()),
         }
-        let spec: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let spec = Self::try_from(value)?;
         spec.input.check()?;
         Ok(spec)
+    }
+
+    /// The labels of its first head that has any.
+    pub fn labels(&self) -> &[String] {
+        self.heads.iter().map(|head| &head.labels[..]).find(|labels| !labels.is_empty()).unwrap_or_default()
+    }
+
+    /// The words for its heads: `classification`, or `classification + embedding`.
+    pub fn heads_in_words(&self) -> String {
+        self.heads.iter().map(|head| head.head.word()).collect::<Vec<_>>().join(" + ")
     }
 }
 

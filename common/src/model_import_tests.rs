@@ -104,7 +104,7 @@ async fn what_was_found_travels_inside_and_the_same_files_are_the_same_bundle() 
         imported.described_by,
         ["s3://models/vit/config.json", "s3://models/vit/preprocessor_config.json"]
     );
-    assert_eq!((imported.spec.head, imported.spec.labels.len()), (Head::Classification, 2));
+    assert_eq!((imported.spec.heads[0].head, imported.spec.labels().len()), (Head::Classification, 2));
     assert!(imported.location.is_local(), "what was made here is here");
     let bytes = std::fs::read(&imported.file.path).unwrap();
     assert_eq!(hex_sha256(&bytes), imported.file.sha256);
@@ -136,7 +136,7 @@ async fn the_description_of_ours_comes_first_and_a_bare_model_is_refused_with_wh
     bucket.put("a/config.json", b"not json").await;
     bucket.put("a/cats.json", OWN).await;
     let imported = bucket.import("s3://models/a/cats.pt").await.unwrap();
-    assert_eq!((imported.spec.name.as_str(), imported.spec.labels.len()), ("cats", 2));
+    assert_eq!((imported.spec.name.as_str(), imported.spec.labels().len()), ("cats", 2));
     bucket.put("a/cats.json", &replaced(OWN, "\"crop\"", "\"corp\"")).await;
     let error = bucket.import("s3://models/a/cats.pt").await.unwrap_err().to_string();
     assert!(error.contains("cats.json") && error.contains("corp"), "{error}");
@@ -163,7 +163,7 @@ async fn tritons_folder_gives_its_highest_version() {
     for at in ["s3://models/pets", "s3://models/pets/"] {
         let imported = bucket.import(at).await.unwrap();
         assert_eq!(
-            (imported.spec.name.as_str(), &imported.spec.labels[..]),
+            (imported.spec.name.as_str(), imported.spec.labels()),
             ("pets", &["cat".into(), "dog".into()][..])
         );
         assert_eq!(imported.described_by, ["s3://models/pets/model.json", "s3://models/pets/labels.txt"]);
@@ -204,6 +204,6 @@ async fn a_local_folder_is_a_model_too() {
     std::fs::write(folder.join("preprocessor_config.json"), VIT).unwrap();
     let given = Location::parse(folder.to_str().unwrap(), Path::new("/")).unwrap();
     let imported = import(&Stores::in_memory(), &given, &dir.path().join("cache")).await.unwrap();
-    assert_eq!(imported.spec.labels, ["cat", "dog"]);
+    assert_eq!(imported.spec.labels(), ["cat", "dog"]);
     assert_eq!(std::fs::read(folder.join("model.pt")).unwrap(), bare_model());
 }

@@ -123,7 +123,7 @@ impl Output {
             worker: "w".into(),
         };
         let footer = footer.counted(&rows);
-        let part = encode_part(&rows, Columns::Classes, &footer).unwrap();
+        let part = encode_part(&rows, &Columns::classes(), &footer).unwrap();
         let layout = OutputLayout::new(self.place.clone());
         self.manifest.lock().unwrap().push(
             format!("part-{}.parquet", footer.batch),

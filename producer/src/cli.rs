@@ -3,6 +3,10 @@
 //! Scripts depend on names, flags and exit codes. Values that cannot be right are refused while parsing,
 //! before anything connects; what comes from the environment is never shown, it may be a password.
 
+mod output;
+
+pub use output::{CompactArgs, ExportArgs, ExportFormat, StatusFilter};
+
 use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -206,6 +210,30 @@ Examples:
         #[arg(long, value_parser = value_parser!(u64).range(1..), value_name = "N")]
         limit: Option<u64>,
     },
+
+    /// Write the rows of an output as CSV, JSON lines or a NumPy matrix
+    ///
+    /// Streams: no more than a few parts are in memory. Names and values are those of the Parquet columns; a list is
+    /// JSON within CSV. `npy` writes a matrix of the embeddings, and beside it NAME.keys.csv with the key of each line.
+    /// A job that still runs gives what is there.
+    #[command(before_help = "\
+Examples:
+  trawl export s3://bucket/labels --to csv --columns key,predicted_label,confidence > labels.csv
+  trawl export ./labels --to jsonl --status error
+  trawl export s3://bucket/vectors --to npy --file vectors.npy")]
+    Export(output::ExportArgs),
+
+    /// Copy a finished output into another with larger files
+    ///
+    /// NEWOUT is an output as any other: every command and every reader of OUT/*.parquet takes it, each row is in it once,
+    /// and OUT stays as it is until you remove it. Readers see NEWOUT's rows as they are added; it has _SUCCESS when all
+    /// of them are there. Given again after it was stopped anywhere, it goes on. Holds a file at a time in memory.
+    #[command(before_help = "\
+Examples:
+  trawl compact s3://bucket/labels --to s3://bucket/labels-compact
+  trawl compact ./labels --to ./labels-compact --target-size 64MiB
+  trawl compact ./labels --to ./labels-compact --dry-run")]
+    Compact(output::CompactArgs),
 
     /// Check an output against its plan
     ///

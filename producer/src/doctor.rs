@@ -21,7 +21,7 @@ use std::{
 };
 use trawl_common::{
     broker::Broker,
-    bundle::{BundleSpec, Head},
+    bundle::{BundleSpec, HeadSpec},
     config::{OutputFormat, exit},
     job::QueueName,
     ledger::Ledger,
@@ -176,11 +176,14 @@ async fn model(stores: &Stores, bundle: &str, base_dir: &Path) -> Result<String,
 
 /// A bundle in a few words.
 pub fn summary(spec: &BundleSpec) -> String {
-    let head = match spec.head {
-        Head::Classification => format!("classification, {} labels", spec.labels.len()),
-        Head::Embedding => "embedding".to_owned(),
-        Head::Raw => "raw output".to_owned(),
+    let head = |head: &HeadSpec| {
+        let named = head.name.as_ref().map(|name| format!(" `{name}`")).unwrap_or_default();
+        match head.head.has_labels() {
+            true => format!("{}{named}, {} labels", head.head.word(), head.labels.len()),
+            false => format!("{}{named}", head.head.word()),
+        }
     };
+    let head = spec.heads.iter().map(head).collect::<Vec<_>>().join(" + ");
     let [height, width] = spec.input.crop;
     format!("{}: {head}, input {width}x{height}", crate::text::printable(&spec.name))
 }

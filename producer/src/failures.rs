@@ -6,7 +6,7 @@ use crate::{
     errors::Stop,
     next, report,
     results::Printing,
-    rows::{self, PrintedRow},
+    rows,
     table::{Align, Table},
     target, text,
 };
@@ -49,14 +49,14 @@ pub async fn run(
         if footer.failures == 0 || code.is_some_and(|code| !footer.errors.contains_key(&code)) {
             continue;
         }
-        let mut rows = rows::of_part(store.as_ref(), &key).await?;
-        rows.retain(|row| failure(row).is_some_and(|found| code.is_none_or(|code| code == found)));
-        rows.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        left -= rows.len() as u64;
-        for found in rows.iter().filter_map(failure) {
+        let mut part = rows::of_part(store.as_ref(), &key).await?;
+        part.rows.retain(|row| failure(row).is_some_and(|found| code.is_none_or(|code| code == found)));
+        part.rows.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= part.rows.len() as u64;
+        for found in part.rows.iter().filter_map(failure) {
             *failed.entry(found).or_default() += 1;
         }
-        let printed = rows.iter().map(PrintedRow::from);
+        let printed = part.printed();
         match output {
             OutputFormat::Json => {
                 for row in printed {

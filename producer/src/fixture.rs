@@ -117,7 +117,7 @@ pub(crate) async fn output(done: u64, plan_ended: bool) -> Arc<Stores> {
     for batch in (0..done).map(BatchNumber) {
         let rows = rows(batch.0);
         let footer = PartFooter::new(&spec, batch, "attempt", "worker").counted(&rows);
-        let part = encode_part(&rows, Columns::Classes, &footer).unwrap();
+        let part = encode_part(&rows, &Columns::classes(), &footer).unwrap();
         manifest.push(format!("part-{batch}.parquet"), part.len() as u64, &footer);
         put(layout.part(batch), part).await;
     }

@@ -6,12 +6,15 @@
 
 mod bucket;
 mod cancel;
+mod cells;
 mod cli;
+mod compact;
 mod completions;
 mod connect;
 mod dead;
 mod doctor;
 mod errors;
+mod export;
 mod failures;
 #[cfg(test)]
 mod fixture;
@@ -52,6 +55,7 @@ use trawl_common::{
     config::{OutputFormat, unix_ms},
     failpoint,
     ledger::Ledger,
+    location::Location,
     planning::cancellation::Hold,
     shutdown::Shutdown,
     storage::Stores,
@@ -162,6 +166,17 @@ async fn dispatch(cx: &Context, command: Command, out: &mut dyn Write) -> Result
             let place = target::out_of(target::parse(&target, &cx.base_dir)?, &cx.base_dir, ledger).await?;
             let printing = Printing { limit, output: cx.output, terminal_width, out };
             failures::run(&cx.stores, &place, code, printing).await
+        }
+        Command::Export(args) => {
+            let target = target::parse(&args.target, &cx.base_dir)?;
+            let place = target::out_of(target, &cx.base_dir, ledger).await?;
+            export::run(&cx.stores, &place, &args, out).await
+        }
+        Command::Compact(args) => {
+            let target = target::parse(&args.target, &cx.base_dir)?;
+            let from = target::out_of(target, &cx.base_dir, ledger).await?;
+            let to = Location::parse(&args.to, &cx.base_dir)?;
+            compact::run(&cx.stores, &from, &to, &args, cx.output, out).await
         }
         Command::Verify { target, deep } => {
             let place = target::out_of(target::parse(&target, &cx.base_dir)?, &cx.base_dir, ledger).await?;

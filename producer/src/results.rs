@@ -4,8 +4,7 @@
 
 use crate::{
     errors::Stop,
-    report,
-    rows::{self, PrintedRow},
+    report, rows,
     table::{Align, Table},
     target,
 };
@@ -51,12 +50,12 @@ pub async fn run(stores: &Arc<Stores>, place: &Location, printing: Printing<'_>)
     let mut left = limit.unwrap_or(u64::MAX);
     let mut any = false;
     while left > 0
-        && let Some(mut rows) = parts.try_next().await?
+        && let Some(mut part) = parts.try_next().await?
     {
         any = true;
-        rows.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        left -= rows.len() as u64;
-        let printed = rows.iter().map(PrintedRow::from);
+        part.rows.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= part.rows.len() as u64;
+        let printed = part.printed();
         match output {
             OutputFormat::Json => {
                 for row in printed {

@@ -24,7 +24,6 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use trawl_common::{
     broker::{Broker, topology},
-    bundle::Head,
     config::{JobArgs, OutputFormat, exit},
     job::{JobSpec, ModelRef, hex_sha256},
     ledger::{JobState, Ledger},
@@ -35,7 +34,7 @@ use trawl_common::{
         DryRun, PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, Planned, enlist, open_output},
     },
-    results::OutputLayout,
+    results::{Columns, OutputLayout},
     stdin_list,
     storage::{StorageError, Stores},
     trace,
@@ -171,7 +170,7 @@ async fn prepare(
     // The digest is not known yet; everything else of the spec is refused before a model is fetched.
     args.spec(base_dir, ModelRef { location: String::new(), sha256: String::new() })?;
     let Imported { file: model, spec: bundle, location, .. } = import(stores, &given, cache_dir).await?;
-    if bundle.head == Head::Classification && bundle.labels.is_empty() {
+    if bundle.heads.iter().any(|head| head.head.has_labels() && head.labels.is_empty()) {
         tracing::warn!("the model `{}` has no labels: rows will have class numbers only", bundle.name);
     }
     let location = if location.is_local() {
@@ -181,6 +180,7 @@ async fn prepare(
     };
     let spec =
         args.spec(base_dir, ModelRef { location: location.to_string(), sha256: model.sha256.clone() })?;
+    Columns::check(&bundle.heads, &spec.carry).map_err(Stop::usage)?;
     Ok(Prepared { spec, model })
 }
 

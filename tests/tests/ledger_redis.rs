@@ -263,7 +263,7 @@ impl Job {
         };
         let rows: Vec<_> = (0..BATCH_IMAGES).map(row).collect();
         let footer = PartFooter::new(&self.spec, BatchNumber(batch), "a", "w").counted(&rows);
-        let part = encode_part(&rows, Columns::Classes, &footer).unwrap();
+        let part = encode_part(&rows, &Columns::classes(), &footer).unwrap();
         self.store.put(&self.layout.part(BatchNumber(batch)), part).await.unwrap();
         footer.outcome()
     }

@@ -91,7 +91,7 @@ fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Elements(BATCH as u64));
     group.bench_function("part_of_64_top5", |b| {
-        b.iter(|| black_box(encode_part(&rows, Columns::Classes, &footer).expect("a part")));
+        b.iter(|| black_box(encode_part(&rows, &Columns::classes(), &footer).expect("a part")));
     });
     group.finish();
 }

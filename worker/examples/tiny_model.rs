@@ -6,7 +6,9 @@
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
-use trawl_common::bundle::{BUNDLE_VERSION, BundleSpec, Centre, Head, InputSpec, Interpolation, ResizeMode};
+use trawl_common::bundle::{
+    BUNDLE_VERSION, BundleSpec, Centre, Head, HeadSpec, InputSpec, Interpolation, ResizeMode, VectorType,
+};
 use trawl_worker::model::write;
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -34,7 +36,8 @@ const STD: [f32; 3] = [0.229, 0.224, 0.225];
 struct Options {
     /// The bundle to write.
     out: PathBuf,
-    /// What the model gives: class logits, a vector of 16, or a map of 16 channels.
+    /// What the model gives: class logits (of one or of several at once), a vector of 16 (the second in half precision
+    /// and of length 1), or a map of 16 channels.
     #[arg(long, value_enum, default_value_t = Output::Classification)]
     head: Output,
     /// Number of classes.
@@ -60,7 +63,9 @@ struct Options {
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
     Classification,
+    MultiLabel,
     Embedding,
+    HalfEmbedding,
     Raw,
 }
 
@@ -106,8 +111,8 @@ impl Tiny {
         }
         let mut y = match self.head {
             Output::Raw => x,
-            Output::Embedding => x.mean_dim([2, 3].as_slice(), false, Kind::Float),
-            Output::Classification => {
+            Output::Embedding | Output::HalfEmbedding => x.mean_dim([2, 3].as_slice(), false, Kind::Float),
+            Output::Classification | Output::MultiLabel => {
                 let features = x.mean_dim([2, 3].as_slice(), false, Kind::Float);
                 features.linear(&self.classifier.0, Some(&self.classifier.1))
             }
@@ -160,12 +165,15 @@ fn random<const N: usize>(shape: [i64; N], fan_in: i64) -> Tensor {
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let tiny = Tiny::new(&options);
-    let (head, labels) = match options.head {
-        Output::Classification => {
-            (Head::Classification, (0..options.classes).map(|i| format!("class {i}")).collect())
+    let labels = || (0..options.classes).map(|i| format!("class {i}")).collect();
+    let head = match options.head {
+        Output::Classification => HeadSpec::only(Head::Classification, labels()),
+        Output::MultiLabel => HeadSpec::only(Head::MultiLabel { threshold: 0.5 }, labels()),
+        Output::Embedding => HeadSpec::only(Head::EMBEDDING, Vec::new()),
+        Output::HalfEmbedding => {
+            HeadSpec::only(Head::Embedding { dtype: VectorType::F16, normalize: true }, Vec::new())
         }
-        Output::Embedding => (Head::Embedding, Vec::new()),
-        Output::Raw => (Head::Raw, Vec::new()),
+        Output::Raw => HeadSpec::only(Head::Raw, Vec::new()),
     };
     let input = InputSpec {
         crop: [options.side, options.side],
@@ -177,7 +185,7 @@ fn main() -> anyhow::Result<()> {
         mean: MEAN,
         std: STD,
     };
-    let spec = BundleSpec { version: BUNDLE_VERSION, name: "tiny".into(), head, labels, input };
+    let spec = BundleSpec { version: BUNDLE_VERSION, name: "tiny".into(), heads: vec![head], input };
     write::write_checked("Tiny", &spec, &options.out, &CHECKED_BATCHES, TOLERANCE, |x| tiny.forward(x))?;
     Ok(())
 }

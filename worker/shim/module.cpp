@@ -7,6 +7,7 @@
 
 #include "engine.h"
 #include "guard.h"
+#include "outputs.h"
 #include "passes.h"
 
 #include <ATen/Context.h>
@@ -17,6 +18,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
 namespace {
 
@@ -73,12 +75,13 @@ char* trawl_convert(trawl_module* module, int device, int kind) {
   });
 }
 
-char* trawl_forward(trawl_module* module, const at::Tensor* input, at::Tensor** out) {
+char* trawl_forward(trawl_module* module, const at::Tensor* input, const trawl_slot* slots, size_t count, at::Tensor** out) {
   return trawl_guarded([&] {
     c10::NoGradGuard no_grad;
-    auto answer = module->run(*input);
-    TORCH_CHECK(answer.isTensor(), "the model returns ", answer.tagKind(), ", one tensor was expected");
-    *out = new at::Tensor(std::move(answer).toTensor());
+    const auto answer = module->run(*input);
+    std::vector<std::unique_ptr<at::Tensor>> found(count);
+    for (size_t i = 0; i < count; ++i) found[i] = std::make_unique<at::Tensor>(trawl::pick(answer, slots[i]));
+    for (size_t i = 0; i < count; ++i) out[i] = found[i].release();
   });
 }
 

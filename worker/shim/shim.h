@@ -30,6 +30,12 @@ struct trawl_counts {
   uint32_t in_place;  // operations that overwrite their operand now
 };
 
+// Where one tensor is looked for in what a model returns. With neither it must be the only one.
+struct trawl_slot {
+  const char* key;  // in a dict; or null
+  int64_t index;    // in a tuple or list; or -1
+};
+
 // Loads the file onto `device` (CUDA device n, or the CPU for less than 0), in evaluation mode.
 char* trawl_load(const char* path, int device, trawl_module** out);
 
@@ -44,8 +50,9 @@ char* trawl_optimise(const trawl_module* from, uint32_t passes, const at::Tensor
 // Converts the weights of a module that was not run yet.
 char* trawl_convert(trawl_module* module, int device, int kind);
 
-// One forward pass without gradients; `*out` is a new tensor. Called from several threads at once.
-char* trawl_forward(trawl_module* module, const at::Tensor* input, at::Tensor** out);
+// One forward pass without gradients; `out[i]` becomes a new tensor for each of the `count` slots, or none of them does.
+// Called from several threads at once.
+char* trawl_forward(trawl_module* module, const at::Tensor* input, const trawl_slot* slots, size_t count, at::Tensor** out);
 
 // On or off: the executor that specialises a graph to the shapes of its first runs. Takes effect on modules that did
 // not run yet, in the whole process.

@@ -20,7 +20,7 @@ use std::{
 use tokio::sync::Mutex;
 use trawl_common::{
     batch::BatchDescriptor,
-    bundle::{BundleSpec, Head},
+    bundle::BundleSpec,
     chance,
     disposition::Failure,
     job::{JobId, JobSpec, Precision},
@@ -231,12 +231,8 @@ impl Jobs {
     async fn prepare(&self, job: &JobId, out: &str) -> Result<Arc<JobContext>, Failure> {
         let (layout, spec) = self.spec(job, out).await?;
         let model = self.model(&spec).await?;
-        let columns = match model.spec.head {
-            Head::Classification => Columns::Classes,
-            Head::Embedding | Head::Raw => {
-                Columns::Vector(u32::try_from(model.replicas[0].width()).unwrap_or(u32::MAX))
-            }
-        };
+        let columns = Columns::of_job(&model.spec.heads, &model.replicas[0].shapes(), &spec.carry);
+        let columns = columns.map_err(Failure::Job)?;
         let recipe = Recipe {
             input: model.spec.input.clone(),
             decode: spec.decode,

@@ -7,6 +7,7 @@ use crate::{
     assemble::{self, Seams},
     cli::ReplayArgs,
     pipeline::meters::Meters,
+    shown::shown,
 };
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
@@ -29,7 +30,7 @@ use trawl_common::{
         Cursor, OutputLayout, PartFooter, PlanDone,
         part_rows::read_rows,
         plan_file::{encode_plan_file, read_plan_file},
-        row::{Outcome, Prediction, ResultRow},
+        row::{ClassScore, Outcome, Prediction, ResultRow},
     },
     shutdown::Shutdown,
     storage::{Storage, StorageError, Stores},
@@ -236,32 +237,70 @@ impl Compared {
             }
             _ => return Self { same: false, same_top1: None, difference: None },
         };
-        let within = |difference: f64| difference <= tolerance;
+        Self::of_answers(a, b, tolerance)
+    }
+
+    fn of_answers(a: &Prediction, b: &Prediction, tolerance: f64) -> Self {
+        let of = |difference: f64, same_top1| Self {
+            same: difference <= tolerance && same_top1 != Some(false),
+            same_top1,
+            difference: Some(difference),
+        };
+        let other = || Self { same: a == b, same_top1: None, difference: None };
         match (a, b) {
             (Prediction::Classes(a), Prediction::Classes(b)) => {
                 let first = a.first().map(|c| c.index) == b.first().map(|c| c.index);
-                // A class at the end of one list may be missing from the other; it is not more probable than the last.
-                let of = |list: &[trawl_common::results::row::ClassScore], index| {
-                    let there = list.iter().find(|c| c.index == index).or(list.last());
-                    there.map_or(0.0, |c| f64::from(c.probability))
-                };
-                let worst = |all: &[trawl_common::results::row::ClassScore]| {
-                    all.iter().map(|c| (of(a, c.index) - of(b, c.index)).abs()).fold(0.0, f64::max)
-                };
-                let difference = worst(a).max(worst(b));
-                Self {
-                    same: first && within(difference),
-                    same_top1: Some(first),
-                    difference: Some(difference),
-                }
+                of(apart_by_class(a, b), Some(first))
             }
-            (Prediction::Vector(a), Prediction::Vector(b)) if a.len() == b.len() => {
-                let difference = a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-                Self { same: within(difference), same_top1: None, difference: Some(difference) }
+            (Prediction::Labels(a), Prediction::Labels(b)) if a.len() == b.len() => {
+                of(apart_by_class(a, b), None)
             }
-            (a, b) => Self { same: a == b, same_top1: None, difference: None },
+            (Prediction::Boxes(a), Prediction::Boxes(b)) if a.len() == b.len() => {
+                let alike = a.iter().zip(b).all(|(a, b)| a.index == b.index);
+                let scores = a.iter().zip(b).map(|(a, b)| f64::from((a.score - b.score).abs()));
+                let worst = scores.fold(0.0, f64::max);
+                if alike { of(worst, None) } else { other() }
+            }
+            (Prediction::Vector(a), Prediction::Vector(b)) if a.len() == b.len() => of(apart(a, b), None),
+            (Prediction::Tensor(a, shape), Prediction::Tensor(b, shaped)) if shape == shaped => {
+                of(apart(a, b), None)
+            }
+            (Prediction::Several(a), Prediction::Several(b)) if a.len() == b.len() => {
+                let heads = a.iter().zip(b).map(|((_, a), (_, b))| Self::of_answers(a, b, tolerance));
+                let all = Self { same: true, same_top1: None, difference: None };
+                heads.fold(all, |all, head| Self {
+                    same: all.same && head.same,
+                    same_top1: match (all.same_top1, head.same_top1) {
+                        (Some(a), Some(b)) => Some(a && b),
+                        (a, b) => a.or(b),
+                    },
+                    difference: match (all.difference, head.difference) {
+                        (Some(a), Some(b)) => Some(f64::max(a, b)),
+                        (a, b) => a.or(b),
+                    },
+                })
+            }
+            _ => other(),
         }
     }
+}
+
+/// The largest difference of two vectors' numbers.
+fn apart(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+}
+
+/// The largest difference of a class's probability.
+fn apart_by_class(a: &[ClassScore], b: &[ClassScore]) -> f64 {
+    // A class at the end of one list may be missing from the other; it is not more probable than the last.
+    let of = |list: &[ClassScore], index| {
+        let there = list.iter().find(|class| class.index == index).or(list.last());
+        there.map_or(0.0, |class| f64::from(class.probability))
+    };
+    let worst = |all: &[ClassScore]| {
+        all.iter().map(|class| (of(a, class.index) - of(b, class.index)).abs()).fold(0.0, f64::max)
+    };
+    worst(a).max(worst(b))
 }
 
 impl Known {
@@ -271,16 +310,7 @@ impl Known {
             Outcome::OkTruncated(prediction) => ("ok (truncated)".to_owned(), Some(prediction)),
             Outcome::Failed { code, message } => (format!("{code}: {message}"), None),
         };
-        let answer = match prediction {
-            None => Value::Null,
-            Some(Prediction::Classes(classes)) => classes
-                .iter()
-                .map(|c| json!({"idx": c.index, "label": c.label, "prob": c.probability}))
-                .collect(),
-            Some(Prediction::Vector(values)) => {
-                json!({"length": values.len(), "first": values.iter().take(SHOWN).collect::<Vec<_>>()})
-            }
-        };
+        let answer = prediction.map_or(Value::Null, |prediction| shown(prediction, SHOWN.max(10)));
         json!({
             "status": status, "answer": answer, "etag": self.row.etag, "size": self.row.size,
             "model_sha256": self.footer.model_sha256, "preprocess_sha256": self.footer.preprocess_sha256,

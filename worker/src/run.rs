@@ -33,7 +33,7 @@ use trawl_common::{
         PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, PUBLISH_WINDOW, Planned, enlist, open_output},
     },
-    results::{Manifest, OutputLayout},
+    results::{Columns, Manifest, OutputLayout},
     shutdown::Shutdown,
     stdin_list,
     storage::Stores,
@@ -170,9 +170,10 @@ async fn spec(args: &RunArgs, base_dir: &Path, stores: &Arc<Stores>) -> Result<(
     let job = JobArgs { sources: kept, ..args.job.clone() };
     let place = job.model_location(base_dir)?;
     job.out_location(base_dir)?;
-    let Imported { file, location, .. } = import(stores, &place, &cache).await?;
+    let Imported { file, spec: bundle, location, .. } = import(stores, &place, &cache).await?;
     let spec =
         job.spec(base_dir, ModelRef { location: location.to_string(), sha256: file.sha256.clone() })?;
+    Columns::check(&bundle.heads, &spec.carry).map_err(anyhow::Error::msg)?;
     Ok((spec, file))
 }
 

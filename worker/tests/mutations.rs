@@ -186,7 +186,7 @@ fn broken_footers_are_answers() {
     };
     let rows = vec![row; 3];
     let footer = PartFooter::new(&spec, BatchNumber(7), "attempt", "worker").counted(&rows);
-    let part = encode_part(&rows, Columns::Classes, &footer).expect("a part");
+    let part = encode_part(&rows, &Columns::classes(), &footer).expect("a part");
     let image = ImageRef::whole("s3://bucket/a.jpg", None, 9);
     let batches = [vec![image.clone(); 3], vec![image; 2]];
     let plan = encode_plan_file(BatchNumber(0), &batches, &Cursor { images: 5, ..Cursor::default() });

@@ -67,7 +67,7 @@ fn predictions_are_those_of_python() {
         };
         let best = (0..wanted.len()).max_by(|a, b| wanted[*a].total_cmp(&wanted[*b])).unwrap();
         assert_eq!(classes[0].index as usize, best, "{name}");
-        assert_eq!(classes[0].label.as_deref(), Some(spec.labels[best].as_str()));
+        assert_eq!(classes[0].label.as_deref(), Some(spec.labels()[best].as_str()));
         for class in &classes {
             let difference = (class.probability - wanted[class.index as usize]).abs();
             largest = largest.max(difference);

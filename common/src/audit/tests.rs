@@ -59,7 +59,7 @@ async fn put_keys(stores: &Stores, job: &JobSpec, batch: BatchNumber, keys: &[&s
     let rows: Vec<_> = keys.iter().map(row).collect();
     let footer = PartFooter::new(job, batch, "attempt", "worker").counted(&rows);
     let (store, layout) = output(stores, job).await;
-    store.put(&layout.part(batch), encode_part(&rows, Columns::Classes, &footer).unwrap()).await.unwrap();
+    store.put(&layout.part(batch), encode_part(&rows, &Columns::classes(), &footer).unwrap()).await.unwrap();
 }
 
 #[tokio::test]

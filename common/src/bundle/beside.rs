@@ -78,9 +78,11 @@ impl Beside {
         };
         spec.input.check().map_err(|reason| (files.join(" and "), reason))?;
         if let Some((file, labels)) = labels {
-            if spec.labels.is_empty() {
-                spec.labels = labels;
-            } else if spec.labels != labels {
+            // Labels beside a model are those of its only head that has classes.
+            let unnamed = spec.heads.iter_mut().find(|head| head.head.has_labels());
+            if let Some(head) = unnamed.filter(|head| head.labels.is_empty()) {
+                head.labels = labels;
+            } else if spec.labels() != labels {
                 return Err((
                     file,
                     "its labels differ from those of the model's description: remove one of them".into(),

@@ -6,7 +6,7 @@
 //! what trawl cannot do are errors that name the field: defaults have changed from release to release.
 
 use super::{
-    BUNDLE_VERSION, BundleSpec, Centre, Head, InputSpec, Interpolation, Resize, ResizeMode,
+    BUNDLE_VERSION, BundleSpec, Centre, Head, HeadSpec, InputSpec, Interpolation, Resize, ResizeMode,
     fields::{Fields, quoted},
 };
 use serde_json::Value;
@@ -103,7 +103,8 @@ pub(super) fn describe(
         ));
     }
     let (labels, input) = (labels(config)?, input(processor)?);
-    Ok(BundleSpec { version: BUNDLE_VERSION, name: name.into(), head: Head::Classification, labels, input })
+    let heads = vec![HeadSpec::only(Head::Classification, labels)];
+    Ok(BundleSpec { version: BUNDLE_VERSION, name: name.into(), heads, input })
 }
 
 /// `id2label` as a list.

@@ -5,7 +5,7 @@
 //! that names the field, never something close to it.
 
 use super::{
-    BUNDLE_VERSION, BundleSpec, Centre, Head, InputSpec, Interpolation, Resize, ResizeMode,
+    BUNDLE_VERSION, BundleSpec, Centre, Head, HeadSpec, InputSpec, Interpolation, Resize, ResizeMode,
     fields::{Fields, quoted},
 };
 use serde_json::Value;
@@ -39,9 +39,10 @@ pub(super) fn describe(config: Fields<'_>, name: &str) -> Result<BundleSpec, Str
         let known = longer.and_then(|longer| longer.get(&name)).and_then(Value::as_str);
         known.map_or(name.clone(), ToOwned::to_owned)
     };
-    let head = if classes == Some(0) { Head::Embedding } else { Head::Classification };
+    let head = if classes == Some(0) { Head::EMBEDDING } else { Head::Classification };
     let labels = names.into_iter().map(described).collect();
-    Ok(BundleSpec { version: BUNDLE_VERSION, name: name.into(), head, labels, input: input(inner)? })
+    let heads = vec![HeadSpec::only(head, labels)];
+    Ok(BundleSpec { version: BUNDLE_VERSION, name: name.into(), heads, input: input(inner)? })
 }
 
 fn text(value: &Value) -> Result<String, String> {

@@ -121,7 +121,7 @@ impl Config {
                 ));
             }
         }
-        let labels = spec.labels.len() as u64;
+        let labels = spec.labels().len() as u64;
         if let Some(classes) = self.classes.filter(|classes| labels > 0 && *classes != labels) {
             return Err(format!("its output has {classes} numbers, and there are {labels} labels"));
         }

@@ -88,7 +88,7 @@ async fn put_part_with(
     };
     let rows: Vec<_> = images.iter().map(row).collect();
     let footer = PartFooter::new(spec, batch, "attempt", "worker").counted(&rows);
-    let part = encode_part(&rows, Columns::Classes, &footer).unwrap();
+    let part = encode_part(&rows, &Columns::classes(), &footer).unwrap();
     let (store, layout) = output(stores, spec).await;
     store.put(&layout.part(batch), part).await.unwrap();
 }

@@ -8,6 +8,7 @@
 //! OUT/_trawl/solo/00000042.json  while a batch is in work that may kill its worker
 //! OUT/_trawl/manifest.json       written when the parts equal the plan
 //! OUT/_SUCCESS                   last of all
+//! OUT/_trawl/compacted.json      in an output that was made of another by `trawl compact`
 //! OUT/_trawl/_CANCELLED          the job was given up; removed when it is submitted again
 //! ```
 //! Names come from numbers alone: no worker, attempt or time may enter them, or a redelivery would write
@@ -94,6 +95,10 @@ impl OutputLayout {
     /// The name of an object that lies directly in the output, where readers of `OUT/*.parquet` look.
     pub fn top_level_name<'k>(&self, key: &'k str) -> Option<&'k str> {
         key.strip_prefix(&self.prefix()).filter(|name| !name.is_empty() && !name.contains('/'))
+    }
+    /// The key of what a compaction says of itself.
+    pub fn compacted(&self) -> String {
+        self.key("_trawl/compacted.json")
     }
     /// The manifest's key.
     pub fn manifest(&self) -> String {

@@ -7,8 +7,9 @@
 use super::{
     engine::Engine,
     footer::{FetchFooterError, FooterEntries, FooterError, entry},
-    row::{ClassScore, Outcome, Prediction, ResultRow},
-    schema::{Columns, topk_element, topk_fields, vector_element},
+    part_answers, part_carried,
+    row::{Outcome, ResultRow},
+    schema::{Columns, HeadKind},
 };
 use crate::{
     batch::BatchNumber,
@@ -18,13 +19,7 @@ use crate::{
     stages::StageTimes,
     storage::Storage,
 };
-use arrow::{
-    array::{
-        ArrayRef, FixedSizeListArray, Float32Builder, Int32Array, Int32Builder, Int64Array, ListArray,
-        RecordBatch, StringArray, StringBuilder, StructArray,
-    },
-    buffer::{NullBuffer, OffsetBuffer},
-};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use bytes::Bytes;
 use parquet::{
     arrow::ArrowWriter,
@@ -216,7 +211,7 @@ impl PartFooter {
         Ok(footer)
     }
 
-    fn entries(&self) -> Vec<parquet::file::metadata::KeyValue> {
+    pub(super) fn entries(&self) -> Vec<parquet::file::metadata::KeyValue> {
         let errors = serde_json::to_string(&self.errors).expect("counts are plain data");
         let mut entries = vec![
             entry("trawl.job", &self.job),
@@ -250,7 +245,7 @@ pub async fn read_footer(store: &dyn Storage, key: &str) -> Result<PartFooter, F
 ///
 /// # Errors
 /// [`PartError`]; all of them are a fault of the caller's, none depends on the images.
-pub fn encode_part(rows: &[ResultRow], columns: Columns, footer: &PartFooter) -> Result<Bytes, PartError> {
+pub fn encode_part(rows: &[ResultRow], columns: &Columns, footer: &PartFooter) -> Result<Bytes, PartError> {
     let failed = rows.iter().filter(|row| row.outcome.is_failed()).count() as u64;
     if (footer.rows, footer.failures) != (rows.len() as u64, failed) {
         return Err(PartError::Counts {
@@ -262,17 +257,27 @@ pub fn encode_part(rows: &[ResultRow], columns: Columns, footer: &PartFooter) ->
         });
     }
     let mut arrays = common_columns(rows);
-    match columns {
-        Columns::Classes => arrays.extend(class_columns(rows)?),
-        Columns::Vector(width) => arrays.push(vector_column(rows, width)?),
+    for place in 0..columns.heads.len() {
+        arrays.extend(part_answers::encode(rows, columns, place)?);
     }
+    arrays.extend(part_carried::encode(rows, &columns.carried));
     let batch = RecordBatch::try_new(columns.schema(), arrays)?;
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(footer, rows.len())?))?;
+    let mut writer = ArrowWriter::try_new(
+        Vec::new(),
+        batch.schema(),
+        Some(properties(columns, footer.entries(), MAX_ROW_GROUP_ROWS, rows.len())?),
+    )?;
     writer.write(&batch)?;
     Ok(writer.into_inner()?.into())
 }
 
-fn properties(footer: &PartFooter, rows: usize) -> Result<WriterProperties, ParquetError> {
+/// How a file of so many rows is written, with these entries in its footer.
+pub(super) fn properties(
+    columns: &Columns,
+    entries: Vec<parquet::file::metadata::KeyValue>,
+    row_group_rows: usize,
+    rows: usize,
+) -> Result<WriterProperties, ParquetError> {
     let large = rows >= MIN_COMPRESSED_ROWS;
     let compression = match large {
         true => Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?),
@@ -282,24 +287,37 @@ fn properties(footer: &PartFooter, rows: usize) -> Result<WriterProperties, Parq
         .set_created_by(format!("trawl {}", env!("CARGO_PKG_VERSION")))
         .set_compression(compression)
         .set_dictionary_enabled(large)
-        .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
-        // One row group of one batch: statistics by page would only make the footer longer.
+        .set_max_row_group_row_count(Some(row_group_rows))
+        // A batch is one row group: statistics by page would only make the footer longer.
         .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_key_value_metadata(Some(footer.entries()));
+        .set_key_value_metadata(Some(entries));
     // A dictionary of values that never repeat is work for nothing.
-    for unique in [
-        &["key"][..],
-        &["etag"],
-        &["size"],
-        &["confidence"],
-        &["topk", "list", "element", "prob"],
-        &["embedding", "list", "element"],
-    ] {
-        let path = ColumnPath::new(unique.iter().map(ToString::to_string).collect());
-        builder = builder.set_column_dictionary_enabled(path, false);
+    for unique in ["key", "etag", "size"] {
+        builder = builder.set_column_dictionary_enabled(ColumnPath::from(unique), false);
     }
-    let vector = ColumnPath::new(["embedding", "list", "element"].map(str::to_owned).to_vec());
-    Ok(builder.set_column_statistics_enabled(vector, EnabledStatistics::None).build())
+    for head in &columns.heads {
+        let prefix = head.prefix();
+        let path = |name: &str, inner: &[&str]| {
+            let inner = inner.iter().map(ToString::to_string);
+            ColumnPath::new([format!("{prefix}{name}")].into_iter().chain(inner).collect())
+        };
+        let unique = match head.kind {
+            HeadKind::Classes => vec![path("confidence", &[]), path("topk", &["list", "element", "prob"])],
+            HeadKind::Labels => vec![path("labels", &["list", "element", "prob"])],
+            HeadKind::Boxes => {
+                ["x0", "y0", "x1", "y1", "score"].map(|name| path("boxes", &["list", "element", name])).into()
+            }
+            HeadKind::Vector(..) | HeadKind::Tensor(_) => vec![path("embedding", &["list", "element"])],
+        };
+        let is_vector = matches!(head.kind, HeadKind::Vector(..) | HeadKind::Tensor(_));
+        for path in unique {
+            if is_vector {
+                builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
+            }
+            builder = builder.set_column_dictionary_enabled(path, false);
+        }
+    }
+    Ok(builder.build())
 }
 
 fn common_columns(rows: &[ResultRow]) -> Vec<ArrayRef> {
@@ -328,80 +346,4 @@ fn common_columns(rows: &[ResultRow]) -> Vec<ArrayRef> {
         Arc::new(StringArray::from_iter(rows.iter().map(code))),
         Arc::new(StringArray::from_iter(rows.iter().map(message))),
     ]
-}
-
-fn prediction(row: &ResultRow) -> Option<&Prediction> {
-    match &row.outcome {
-        Outcome::Ok(prediction) | Outcome::OkTruncated(prediction) => Some(prediction),
-        Outcome::Failed { .. } => None,
-    }
-}
-
-fn wrong_shape(row: &ResultRow, reason: impl Into<String>) -> PartError {
-    PartError::WrongShape { key: row.key.clone(), reason: reason.into() }
-}
-
-fn class_columns(rows: &[ResultRow]) -> Result<Vec<ArrayRef>, PartError> {
-    let mut best: Vec<Option<&ClassScore>> = Vec::with_capacity(rows.len());
-    let mut lengths = Vec::with_capacity(rows.len());
-    let (mut index, mut label, mut probability) =
-        (Int32Builder::new(), StringBuilder::new(), Float32Builder::new());
-    for row in rows {
-        let classes: &[ClassScore] = match prediction(row) {
-            None => &[],
-            Some(Prediction::Classes(classes)) if !classes.is_empty() => classes,
-            Some(Prediction::Classes(_)) => return Err(wrong_shape(row, "it has no class")),
-            Some(Prediction::Vector(_)) => return Err(wrong_shape(row, "it is a vector, not classes")),
-        };
-        best.push(classes.first());
-        lengths.push(classes.len());
-        for class in classes {
-            index.append_value(class.index);
-            label.append_option(class.label.as_deref());
-            probability.append_value(class.probability);
-        }
-    }
-    let entries: Vec<ArrayRef> =
-        vec![Arc::new(index.finish()), Arc::new(label.finish()), Arc::new(probability.finish())];
-    let present: NullBuffer = best.iter().map(Option::is_some).collect::<Vec<_>>().into();
-    let topk = ListArray::try_new(
-        topk_element(),
-        OffsetBuffer::from_lengths(lengths),
-        Arc::new(StructArray::try_new(topk_fields(), entries, None)?),
-        Some(present),
-    )?;
-    Ok(vec![
-        Arc::new(Int32Array::from_iter(best.iter().map(|class| class.map(|c| c.index)))),
-        Arc::new(StringArray::from_iter(best.iter().map(|class| class.and_then(|c| c.label.as_deref())))),
-        Arc::new(arrow::array::Float32Array::from_iter(
-            best.iter().map(|class| class.map(|c| c.probability)),
-        )),
-        Arc::new(topk),
-    ])
-}
-
-fn vector_column(rows: &[ResultRow], width: u32) -> Result<ArrayRef, PartError> {
-    let mut values = Float32Builder::with_capacity(rows.len() * width as usize);
-    let mut present = Vec::with_capacity(rows.len());
-    for row in rows {
-        match prediction(row) {
-            // A fixed-size list has its slots even where it is null.
-            None => values.append_value_n(0.0, width as usize),
-            Some(Prediction::Vector(vector)) if vector.len() == width as usize => values.append_slice(vector),
-            Some(Prediction::Vector(vector)) => {
-                return Err(wrong_shape(row, format!("it has {} values, not {width}", vector.len())));
-            }
-            Some(Prediction::Classes(_)) => return Err(wrong_shape(row, "it is classes, not a vector")),
-        }
-        present.push(prediction(row).is_some());
-    }
-    let width = i32::try_from(width).unwrap_or(i32::MAX);
-    let vectors = FixedSizeListArray::try_new_with_length(
-        vector_element(),
-        width,
-        Arc::new(values.finish()),
-        Some(present.into()),
-        rows.len(),
-    )?;
-    Ok(Arc::new(vectors))
 }

@@ -3,14 +3,37 @@
 //! Made by the worker, one per planned image whatever happened to it, written by [`super::part`].
 
 use crate::{carried::Carried, error_code::ErrorCode};
+use std::sync::Arc;
 
 /// What the model answers for an image.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prediction {
     /// The most probable classes, the best first; never empty.
     Classes(Vec<ClassScore>),
-    /// A vector: an embedding, or a raw output flattened.
+    /// The labels that were given, the most probable first; may be empty.
+    Labels(Vec<ClassScore>),
+    /// What was found where, the best score first; may be empty.
+    Boxes(Vec<FoundBox>),
+    /// An embedding.
     Vector(Vec<f32>),
+    /// A raw output, flattened, and its shape.
+    Tensor(Vec<f32>, Arc<[u32]>),
+    /// Of a model whose heads have names, one answer each, in their order.
+    Several(Vec<(Arc<str>, Prediction)>),
+}
+
+/// One thing that was found in an image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FoundBox {
+    /// Left, top, right and bottom, in pixels of the image as it is stored: whole numbers lie between pixels, and 0, 0 is
+    /// its corner.
+    pub corners: [f32; 4],
+    /// Index of the class.
+    pub index: i32,
+    /// Its name, if the bundle has one.
+    pub label: Option<String>,
+    /// How sure the model is, 0 to 1.
+    pub score: f32,
 }
 
 /// One class of a prediction.
@@ -20,7 +43,7 @@ pub struct ClassScore {
     pub index: i32,
     /// Its name, if the bundle has one.
     pub label: Option<String>,
-    /// Softmax probability, 0 to 1.
+    /// 0 to 1: a softmax over the classes, or the sigmoid of its own.
     pub probability: f32,
 }
 
@@ -44,6 +67,14 @@ impl Outcome {
     /// Whether it counts as failed.
     pub fn is_failed(&self) -> bool {
         matches!(self, Self::Failed { .. })
+    }
+
+    /// The prediction, if there is one.
+    pub fn prediction(&self) -> Option<&Prediction> {
+        match self {
+            Self::Ok(prediction) | Self::OkTruncated(prediction) => Some(prediction),
+            Self::Failed { .. } => None,
+        }
     }
 }
 

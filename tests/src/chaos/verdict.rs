@@ -27,9 +27,7 @@ fn essence(row: &ResultRow) -> Essence {
         Outcome::Ok(Prediction::Classes(classes)) | Outcome::OkTruncated(Prediction::Classes(classes)) => {
             Essence::Class(classes.first().map(|class| class.index))
         }
-        Outcome::Ok(Prediction::Vector(_)) | Outcome::OkTruncated(Prediction::Vector(_)) => {
-            Essence::Class(None)
-        }
+        Outcome::Ok(_) | Outcome::OkTruncated(_) => Essence::Class(None),
         Outcome::Failed { code, .. } => Essence::Error(code.as_str()),
     }
 }

@@ -9,7 +9,9 @@ use anyhow::Context;
 use clap::Parser;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
-use trawl_common::bundle::{BUNDLE_VERSION, BundleSpec, Centre, Head, InputSpec, Interpolation, ResizeMode};
+use trawl_common::bundle::{
+    BUNDLE_VERSION, BundleSpec, Centre, Head, HeadSpec, InputSpec, Interpolation, ResizeMode,
+};
 use trawl_worker::model::write;
 
 /// The file's logits may differ by so much from the network's: rounding, with sums in another order.
@@ -43,12 +45,12 @@ fn main() -> anyhow::Result<()> {
 /// What the network was trained with: shorter side to 256, bicubic, the centre of 224, and pixels `(p - 127) / 128`.
 fn describe(labels: &Path) -> anyhow::Result<BundleSpec> {
     let text = std::fs::read(labels).with_context(|| format!("cannot read {}", labels.display()))?;
+    let names = serde_json::from_slice(&text);
+    let names = names.with_context(|| format!("{} is no list of names", labels.display()))?;
     Ok(BundleSpec {
         version: BUNDLE_VERSION,
         name: "efficientnet-lite0".into(),
-        head: Head::Classification,
-        labels: serde_json::from_slice(&text)
-            .with_context(|| format!("{} is no list of names", labels.display()))?,
+        heads: vec![HeadSpec::only(Head::Classification, names)],
         input: InputSpec {
             crop: [network::SIDE, network::SIDE],
             resize: Some(256.into()),

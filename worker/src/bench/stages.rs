@@ -2,9 +2,9 @@
 
 use super::prediction::Speed;
 use crate::{
-    model::{LoadedModel, network, output},
+    model::{LoadedModel, OutputTensor, Outputs, network, output},
     pipeline::sizing::WORTH,
-    preprocess::{self, Recipe, Scratch},
+    preprocess::{self, Placement, Recipe, Scratch},
 };
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use std::{
 };
 use trawl_common::{
     batch::BatchNumber,
-    bundle::{BundleSpec, Head},
+    bundle::BundleSpec,
     job::{Decode, JOB_SPEC_VERSION, JobSpec, ModelRef, Orient, Precision, Truncated},
     results::{
         part::{PartFooter, encode_part},
@@ -124,14 +124,16 @@ pub fn knee(measured: &[(usize, Speed)]) -> Option<(usize, Speed)> {
 /// # Errors
 /// If the model's output does not fit its head.
 pub fn encode(model: &LoadedModel, patience: Duration) -> Result<Speed> {
-    let width = model.replicas[0].width();
-    let columns = match model.spec.head {
-        Head::Classification => Columns::Classes,
-        Head::Embedding | Head::Raw => Columns::Vector(u32::try_from(width)?),
-    };
-    let values = values(width);
-    let prediction = output::interpret(&values, &model.spec, TOP_K).context("finite numbers")?;
-    let (spec, rows) = (job(&model.sha256)?, rows_of(ROWS, &prediction));
+    let shapes = model.replicas[0].shapes();
+    let columns = Columns::of_job(&model.spec.heads, &shapes, &[]).map_err(anyhow::Error::msg)?;
+    let tensors = shapes.iter().map(|shape| {
+        let values = values(shape.iter().map(|side| *side as usize).product());
+        OutputTensor { width: values.len(), values, shape: shape[..].into() }
+    });
+    let outputs = Outputs { tensors: tensors.collect() };
+    let prediction = output::predict(&outputs, 0, &model.spec, TOP_K, &Placement::default());
+    let prediction = prediction.map_err(anyhow::Error::msg)?;
+    let (spec, rows, columns) = (job(&model.sha256)?, rows_of(ROWS, &prediction), &columns);
     together(1, patience, || {
         let (spec, rows) = (&spec, &rows);
         move || {

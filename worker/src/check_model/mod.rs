@@ -13,6 +13,7 @@ use crate::{
     model::{Device, GraphPasses, Model, network, output, verdicts::Verdicts},
     pipeline::sizing::Sizing,
     preprocess::{self, Recipe, Scratch},
+    shown::shown,
 };
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
@@ -23,7 +24,6 @@ use trawl_common::{
     job::{Decode, Orient, Precision, Truncated},
     location::Location,
     model_import::{Imported, import},
-    results::row::Prediction,
     telemetry::printable,
     tls,
 };
@@ -85,8 +85,8 @@ fn check(args: &CheckModelArgs, imported: &Imported) -> Result<(Value, Vec<Devic
         "format": match format { BundleFormat::TorchScript => "TorchScript", BundleFormat::Exported => "torch.export" },
         "file_bytes": std::fs::metadata(&file.path)?.len(),
         "weight_bytes": weights, "parameters": weights / size_of::<f32>() as u64,
-        "head": spec.head, "labels": spec.labels.len(),
-        "first_labels": spec.labels.iter().take(SHOWN).collect::<Vec<_>>(),
+        "head": spec.heads_in_words(), "labels": spec.labels().len(),
+        "first_labels": spec.labels().iter().take(SHOWN).collect::<Vec<_>>(),
         "outputs": model.width(), "input": spec.input, "preprocessing": words::preprocessing(&spec.input),
         "engine": loader.engine(Precision::Fp32), "device": loader.engine(Precision::Fp32).device,
         "load_ms": loaded.as_secs_f64() * 1e3,
@@ -180,16 +180,8 @@ fn answer(model: &dyn Model, spec: &BundleSpec, bytes: &[u8]) -> Result<Value> {
     let prepared = preprocess::prepare(bytes, &recipe, &mut Scratch::new())
         .map_err(|e| anyhow!("the image is not usable: {}: {}", e.code, e.message))?;
     let outputs = model.forward(&[&prepared.pixels])?;
-    let row = outputs.rows().next().context("a row for the image")?;
-    match output::interpret(row, spec, SHOWN).context("the model's output is not finite")? {
-        Prediction::Classes(classes) => Ok(classes
-            .iter()
-            .map(|class| json!({"idx": class.index, "label": class.label, "prob": class.probability}))
-            .collect()),
-        Prediction::Vector(values) => {
-            Ok(json!({"length": values.len(), "first": values.iter().take(SHOWN).collect::<Vec<_>>()}))
-        }
-    }
+    let prediction = output::predict(&outputs, 0, spec, SHOWN, &prepared.placement);
+    Ok(shown(&prediction.map_err(anyhow::Error::msg)?, SHOWN))
 }
 
 fn print_text(report: &Value) {

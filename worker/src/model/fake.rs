@@ -52,10 +52,7 @@ impl Model for FakeModel {
         if any(self.refuses) {
             return Err(ModelError::Forward("the fake refuses this image".into()));
         }
-        Ok(Outputs {
-            values: images.iter().flat_map(|pixels| fake_row(pixels)).collect(),
-            width: FAKE_CLASSES,
-        })
+        Ok(Outputs::single(images.iter().flat_map(|pixels| fake_row(pixels)).collect(), FAKE_CLASSES))
     }
 
     fn width(&self) -> usize {

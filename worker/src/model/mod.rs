@@ -1,4 +1,4 @@
-//! The model seam: pixels in, one vector of numbers per image out.
+//! The model seam: pixels in, numbers per image out.
 //!
 //! Between the decode stage and the rows. The contract: as many rows out as images in, in their order.
 //! Real: [`network`], which runs what [`torchscript`] or [`exported`] loaded. For tests: [`fake`], which hashes
@@ -20,7 +20,7 @@ pub mod write;
 
 pub use shim::torch_version;
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{fmt, path::Path, str::FromStr, sync::Arc};
 use trawl_common::{
     bundle::{BundleFormat, BundleSpec},
     job::Precision,
@@ -94,19 +94,43 @@ pub enum ModelError {
     Device(String),
 }
 
-/// The answer to one micro-batch.
+/// The answer to one micro-batch: the tensors that the bundle's heads are made of, in the order of their slots.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outputs {
+    /// Never empty; each has a row for each image.
+    pub tensors: Vec<OutputTensor>,
+}
+
+/// One of a model's outputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputTensor {
     /// Row after row.
     pub values: Vec<f32>,
     /// Numbers in a row.
     pub width: usize,
+    /// The shape of a row.
+    pub shape: Arc<[u32]>,
 }
 
 impl Outputs {
-    /// The rows, in the order of the images.
+    /// Of a model with one output, of `width` numbers an image.
+    pub fn single(values: Vec<f32>, width: usize) -> Self {
+        let shape = [u32::try_from(width).unwrap_or(u32::MAX)].into();
+        Self { tensors: vec![OutputTensor { values, width, shape }] }
+    }
+
+    /// The rows of the first tensor, in the order of the images.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.values.chunks_exact(self.width.max(1))
+        let OutputTensor { values, width, .. } = &self.tensors[0];
+        values.chunks_exact((*width).max(1))
+    }
+}
+
+impl OutputTensor {
+    /// The row of an image; empty if there is none.
+    pub fn row(&self, image: usize) -> &[f32] {
+        let from = image * self.width;
+        self.values.get(from..from + self.width).unwrap_or_default()
     }
 }
 
@@ -120,8 +144,14 @@ pub trait Model: Send + Sync {
     /// [`ModelError::OutOfMemory`] and [`ModelError::DeviceLost`] by what libtorch says.
     fn forward(&self, images: &[&[u8]]) -> Result<Outputs, ModelError>;
 
-    /// Numbers in an output row.
+    /// Numbers in a row of the first output.
     fn width(&self) -> usize;
+
+    /// The shape of a row of each output, as it was at the first passes; where the number of found things may vary, it
+    /// may be another later.
+    fn shapes(&self) -> Vec<Vec<u32>> {
+        vec![vec![u32::try_from(self.width()).unwrap_or(u32::MAX)]]
+    }
 }
 
 /// Loads the bundle at `path`, which `spec` was read from, by the engine for its format; a `verdict` spares the

@@ -4,13 +4,13 @@
 //! before it is used, and runs its forward passes. Must never run on a tokio thread.
 
 use super::{
-    Device, Model, ModelError, Outputs,
+    Device, Model, ModelError, OutputTensor, Outputs,
     input::Input,
-    shim::{self, Module},
+    shim::{self, Module, Wanted},
 };
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 use tch::{Kind, Tensor};
-use trawl_common::bundle::{BundleSpec, Head};
+use trawl_common::bundle::{BundleSpec, Head, HeadSpec};
 
 /// Once per process, before the first pass: the pool is the parallelism, libtorch gets one thread.
 pub fn prepare_process() {
@@ -32,7 +32,20 @@ pub fn cuda_devices() -> usize {
 pub struct Network {
     module: Module,
     input: Input,
-    row_width: usize,
+    wanted: Wanted,
+    /// Of a row of each output, as the first passes had it.
+    shapes: Vec<Arc<[u32]>>,
+    /// Which outputs may have other shapes later: those of found things.
+    varying: Vec<bool>,
+}
+
+/// Where the outputs of a bundle are looked for.
+///
+/// # Errors
+/// [`ModelError::Unusable`] if a key cannot be one.
+pub(super) fn wanted(spec: &BundleSpec) -> Result<Wanted, ModelError> {
+    let slots: Vec<_> = spec.heads.iter().flat_map(HeadSpec::slots).collect();
+    Wanted::new(&slots).map_err(ModelError::Unusable)
 }
 
 impl Network {
@@ -42,7 +55,12 @@ impl Network {
     /// # Errors
     /// [`ModelError`] in words that name the fix.
     pub(super) fn ready(module: Module, input: Input, spec: &BundleSpec) -> Result<Self, ModelError> {
-        let mut network = Self { module, input, row_width: 0 };
+        let varying = spec.heads.iter().flat_map(|head| {
+            let varies = matches!(head.head, Head::Detection { .. });
+            std::iter::repeat_n(varies, head.head.tensors())
+        });
+        let (wanted, varying) = (wanted(spec)?, varying.collect());
+        let mut network = Self { module, input, wanted, shapes: Vec::new(), varying };
         network.probe(spec)?;
         Ok(network)
     }
@@ -58,9 +76,10 @@ impl Network {
         self.input.with_tensor(&vec![&grey[..]; batch], |x| {
             let mut images = 0;
             while Instant::now() < end {
-                let y = self.module.forward(x).map_err(|words| classify(&words, first_line(&words)))?;
+                let forward = self.module.forward(x, &self.wanted);
+                let outputs = forward.map_err(|words| classify(&words, first_line(&words)))?;
                 // A device has only been asked so far; the copy of its answer waits for it.
-                collect(&y, batch)?;
+                collect(&outputs, batch)?;
                 images += batch as u64;
             }
             Ok(images)
@@ -73,30 +92,54 @@ impl Network {
         let [height, width] = self.input.crop();
         let blank = vec![0_u8; height * width * 3];
         for images in [&[&blank[..]][..], &[&blank[..], &blank[..]][..]] {
-            let outputs = pass(&self.module, &self.input, images)?;
-            self.row_width = outputs.width;
+            let outputs = pass(&self.module, &self.input, &self.wanted, images)?;
+            self.shapes = outputs.tensors.iter().map(|tensor| tensor.shape.clone()).collect();
         }
-        if self.row_width == 0 {
-            return Err(ModelError::Unusable("the model's output has no numbers".into()));
-        }
-        if spec.head == Head::Classification && !spec.labels.is_empty() && spec.labels.len() != self.row_width
-        {
-            return Err(ModelError::Unusable(format!(
-                "the bundle has {} labels and the model gives {} classes: export it again with the labels it was \
-                 trained with",
-                spec.labels.len(),
-                self.row_width
-            )));
+        let mut shapes = self.shapes.iter();
+        for head in &spec.heads {
+            let own: Vec<&[u32]> = shapes.by_ref().take(head.head.tensors()).map(|shape| &**shape).collect();
+            check_head(head, &own).map_err(ModelError::Unusable)?;
         }
         Ok(())
     }
 }
 
+/// Whether the tensors of a head have the shapes that it needs; the error is a sentence.
+fn check_head(head: &HeadSpec, shapes: &[&[u32]]) -> Result<(), String> {
+    let named = head.name.as_ref().map(|name| format!(" of the head `{name}`")).unwrap_or_default();
+    if let Head::Detection { .. } = head.head {
+        return match shapes {
+            [[found, 4], [scores], [classes]] if found == scores && found == classes => Ok(()),
+            _ => Err(format!(
+                "a detection{named} needs boxes of [N, K, 4], scores of [N, K] and classes of [N, K]; for one image the \
+                 model gives {shapes:?}"
+            )),
+        };
+    }
+    let numbers: u64 = shapes.iter().flat_map(|shape| shape.iter()).map(|side| u64::from(*side)).product();
+    if numbers == 0 {
+        return Err(format!("the model's output{named} has no numbers"));
+    }
+    if head.head.has_labels() && !head.labels.is_empty() && head.labels.len() as u64 != numbers {
+        return Err(format!(
+            "the bundle{named} has {} labels and the model gives {numbers} classes: export it again with the labels it \
+             was trained with",
+            head.labels.len(),
+        ));
+    }
+    Ok(())
+}
+
 /// One pass of `module`. On CUDA it is over when this returns: the output's copy waits for it.
-pub(super) fn pass(module: &Module, input: &Input, images: &[&[u8]]) -> Result<Outputs, ModelError> {
+pub(super) fn pass(
+    module: &Module,
+    input: &Input,
+    wanted: &Wanted,
+    images: &[&[u8]],
+) -> Result<Outputs, ModelError> {
     input.with_tensor(images, |x| {
-        let y = module.forward(x).map_err(|words| classify(&words, first_line(&words)))?;
-        collect(&y, images.len())
+        let outputs = module.forward(x, wanted).map_err(|words| classify(&words, first_line(&words)))?;
+        collect(&outputs, images.len())
     })?
 }
 
@@ -119,7 +162,12 @@ pub async fn device_memories(devices: &[Device]) -> Vec<(Device, u64)> {
     tokio::task::spawn_blocking(ask).await.unwrap_or_default()
 }
 
-fn collect(y: &Tensor, images: usize) -> Result<Outputs, ModelError> {
+fn collect(outputs: &[Tensor], images: usize) -> Result<Outputs, ModelError> {
+    let tensors = outputs.iter().map(|y| collect_one(y, images)).collect::<Result<_, _>>()?;
+    Ok(Outputs { tensors })
+}
+
+fn collect_one(y: &Tensor, images: usize) -> Result<OutputTensor, ModelError> {
     let shape = y.size();
     if shape.len() < 2 || shape[0] != images as i64 {
         return Err(ModelError::Unusable(format!(
@@ -134,7 +182,8 @@ fn collect(y: &Tensor, images: usize) -> Result<Outputs, ModelError> {
     let mut values = vec![0_f32; y.numel()];
     let count = values.len();
     y.f_copy_data(&mut values, count).map_err(|e| forward(&e))?;
-    Ok(Outputs { width: count / images, values })
+    let shape = shape[1..].iter().map(|side| u32::try_from(*side).unwrap_or(u32::MAX)).collect();
+    Ok(OutputTensor { width: count / images, values, shape })
 }
 
 impl Model for Network {
@@ -142,18 +191,25 @@ impl Model for Network {
         if let tch::Device::Cuda(device) = self.input.device() {
             shim::own_stream(device).map_err(|words| classify(&words, first_line(&words)))?;
         }
-        let outputs = pass(&self.module, &self.input, images)?;
-        if outputs.width != self.row_width {
-            return Err(ModelError::Forward(format!(
-                "rows of {} numbers where there were {} before",
-                outputs.width, self.row_width
-            )));
+        let outputs = pass(&self.module, &self.input, &self.wanted, images)?;
+        let expected = self.shapes.iter().zip(&self.varying);
+        for (tensor, (shape, varies)) in outputs.tensors.iter().zip(expected) {
+            if !varies && tensor.shape != *shape {
+                return Err(ModelError::Forward(format!(
+                    "rows of {:?} numbers where there were {shape:?} before",
+                    tensor.shape
+                )));
+            }
         }
         Ok(outputs)
     }
 
     fn width(&self) -> usize {
-        self.row_width
+        self.shapes.first().map_or(0, |shape| shape.iter().map(|side| *side as usize).product())
+    }
+
+    fn shapes(&self) -> Vec<Vec<u32>> {
+        self.shapes.iter().map(|shape| shape.to_vec()).collect()
     }
 }
 

@@ -7,7 +7,7 @@
 use super::{
     GraphPasses, Model, Outputs,
     input::Input,
-    network::Network,
+    network::{Network, wanted},
     passes,
     shim::{Counts, Module, Passes},
     torchscript,
@@ -17,7 +17,7 @@ use super::{
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use trawl_common::{
-    bundle::{BundleSpec, Centre, Head, InputSpec, Interpolation, ResizeMode},
+    bundle::{BundleSpec, Centre, Head, HeadSpec, InputSpec, Interpolation, ResizeMode},
     job::Precision,
 };
 
@@ -28,8 +28,7 @@ fn spec() -> BundleSpec {
     BundleSpec {
         version: 1,
         name: "small".into(),
-        head: Head::Raw,
-        labels: Vec::new(),
+        heads: vec![HeadSpec::only(Head::Raw, Vec::new())],
         input: InputSpec {
             crop: [SIDE, SIDE],
             resize: None,
@@ -65,7 +64,7 @@ fn bundle(forward: impl Fn(&Tensor) -> Tensor) -> (tempfile::TempDir, PathBuf) {
 fn optimise(path: &Path, passes: Passes) -> Result<Counts, String> {
     let plain = Module::load(path, Device::Cpu)?;
     let (fast, counts) = passes::optimise(&plain, &input(), passes)?;
-    passes::same_answers(&plain, &fast, &input()).map(|()| counts)
+    passes::same_answers(&plain, &fast, &input(), &wanted(&spec()).unwrap()).map(|()| counts)
 }
 
 fn optimised(forward: impl Fn(&Tensor) -> Tensor) -> Counts {
@@ -91,6 +90,7 @@ fn answers(model: &Network) -> Vec<Outputs> {
 
 fn close(a: &[Outputs], b: &[Outputs]) -> bool {
     a.iter().zip(b).all(|(a, b)| {
+        let (a, b) = (&a.tensors[0], &b.tensors[0]);
         a.width == b.width
             && a.values.iter().zip(&b.values).all(|(a, b)| (a - b).abs() <= 1e-4 * a.abs().max(1.0))
     })
@@ -252,7 +252,9 @@ fn half_precision_reaches_frozen_weights() {
     let plain = Module::load(&path, Device::Cpu).unwrap();
     let half = passes::convert(&plain, &input(), Kind::BFloat16).unwrap();
     let x = Tensor::randn([2, 3, SIDE.into(), SIDE.into()], CPU);
-    let (full, half) = (plain.forward(&x).unwrap(), half.forward(&x.to_kind(Kind::BFloat16)).unwrap());
+    let wanted = wanted(&spec()).unwrap();
+    let run = |module: &Module, x: &Tensor| module.forward(x, &wanted).unwrap().remove(0);
+    let (full, half) = (run(&plain, &x), run(&half, &x.to_kind(Kind::BFloat16)));
     assert_eq!(half.kind(), Kind::BFloat16);
     // Eight bits of mantissa.
     assert!((full - half.to_kind(Kind::Float)).abs().max().double_value(&[]) < 0.1);
@@ -264,6 +266,6 @@ fn libtorchs_errors_come_back_in_words() {
     assert!(missing.contains("nonexistent"), "{missing}");
     let (_folder, path) = bundle(|x| x.conv2d(&kernel(8, 3, 3), None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1));
     let module = Module::load(&path, Device::Cpu).unwrap();
-    let words = module.forward(&Tensor::zeros([1, 4, 8, 8], CPU)).err().unwrap();
+    let words = module.forward(&Tensor::zeros([1, 4, 8, 8], CPU), &wanted(&spec()).unwrap()).err().unwrap();
     assert!(words.contains("channels"), "{words}");
 }

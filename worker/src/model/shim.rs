@@ -13,6 +13,7 @@ use std::{
 };
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
+use trawl_common::bundle::head::Slot;
 
 /// Groups of graph passes; the numbers are those of `shim.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,43 @@ struct RawModule {
     _opaque: [u8; 0],
 }
 
+#[repr(C)]
+struct RawSlot {
+    key: *const c_char,
+    index: i64,
+}
+
+/// Where the tensors that are wanted are looked for in what a model returns, in the order that they are wanted in.
+pub(super) struct Wanted {
+    // What the pointers of the other point to.
+    _keys: Vec<CString>,
+    raw: Vec<RawSlot>,
+}
+
+// SAFETY: it is never changed once it is made, and its pointers are to what it owns.
+unsafe impl Send for Wanted {}
+// SAFETY: as above.
+unsafe impl Sync for Wanted {}
+
+impl Wanted {
+    /// For these slots.
+    ///
+    /// # Errors
+    /// If a key has a zero byte.
+    pub(super) fn new(slots: &[Slot]) -> Result<Self, String> {
+        let key = |slot: &Slot| slot.key.as_deref().map(CString::new).transpose();
+        let keys = slots.iter().map(key).collect::<Result<Vec<_>, _>>();
+        let keys = keys.map_err(|_| "the key of an output has a zero byte".to_owned())?;
+        let raw = |(slot, key): (&Slot, &Option<CString>)| RawSlot {
+            key: key.as_ref().map_or(std::ptr::null(), |key| key.as_ptr()),
+            index: slot.index.map_or(-1, i64::from),
+        };
+        let raw = slots.iter().zip(&keys).map(raw).collect();
+        // A CString's bytes stay where they are when it is moved.
+        Ok(Self { _keys: keys.into_iter().flatten().collect(), raw })
+    }
+}
+
 unsafe extern "C" {
     fn trawl_load(path: *const c_char, device: c_int, out: *mut *mut RawModule) -> *mut c_char;
     fn trawl_load_exported(path: *const c_char, out: *mut *mut RawModule) -> *mut c_char;
@@ -63,7 +101,13 @@ unsafe extern "C" {
         counts: *mut Counts,
     ) -> *mut c_char;
     fn trawl_convert(module: *mut RawModule, device: c_int, kind: c_int) -> *mut c_char;
-    fn trawl_forward(module: *mut RawModule, input: *const C_tensor, out: *mut *mut C_tensor) -> *mut c_char;
+    fn trawl_forward(
+        module: *mut RawModule,
+        input: *const C_tensor,
+        slots: *const RawSlot,
+        count: usize,
+        out: *mut *mut C_tensor,
+    ) -> *mut c_char;
     fn trawl_set_specialising(on: c_int);
     fn trawl_allow_tf32(on: c_int) -> c_int;
     fn trawl_own_stream(device: c_int) -> *mut c_char;
@@ -140,17 +184,21 @@ impl Module {
         unwrap(unsafe { trawl_convert(self.0.as_ptr(), device_number(device), kind_number(kind)) })
     }
 
-    /// One pass, without gradients. Blocking.
+    /// One pass, without gradients; the tensors that are `wanted`. Blocking.
     ///
     /// # Errors
-    /// libtorch's words.
-    pub(super) fn forward(&self, input: &Tensor) -> Result<Tensor, String> {
-        let mut output = null_mut();
-        // SAFETY: the pointers are valid for the call. The shim drops its reference to the input; libtorch's modules
-        // may be run from several threads.
-        unwrap(unsafe { trawl_forward(self.0.as_ptr(), input.as_ptr(), &raw mut output) })?;
-        // SAFETY: without an error it is a tensor from C++'s `new`, which nobody else owns; tch deletes it the same way.
-        Ok(unsafe { Tensor::from_ptr(output) })
+    /// libtorch's words, or those of a wanted tensor that is not there.
+    pub(super) fn forward(&self, input: &Tensor, wanted: &Wanted) -> Result<Vec<Tensor>, String> {
+        let slots = &wanted.raw;
+        let mut outputs = vec![null_mut(); slots.len()];
+        // SAFETY: the pointers are valid for the call, and there is room for as many outputs as there are slots. The shim
+        // drops its reference to the input; libtorch's modules may be run from several threads.
+        let done = unsafe {
+            trawl_forward(self.0.as_ptr(), input.as_ptr(), slots.as_ptr(), slots.len(), outputs.as_mut_ptr())
+        };
+        unwrap(done)?;
+        // SAFETY: without an error they are tensors from C++'s `new`, which nobody else owns; tch deletes them the same way.
+        Ok(outputs.into_iter().map(|output| unsafe { Tensor::from_ptr(output) }).collect())
     }
 
     fn own(module: *mut RawModule) -> Result<Self, String> {

@@ -7,7 +7,7 @@ use super::{
     input::Input,
     network::{Network, first_line},
     passes,
-    shim::{self, Module, Passes},
+    shim::{self, Module, Passes, Wanted},
     verdicts::Verdict,
 };
 use std::{path::Path, time::Instant};
@@ -67,7 +67,7 @@ pub(super) fn load_with(
     })?;
     let input = Input::new(&spec.input, device)?;
     let module = match passes {
-        Some(passes) => faster(plain, &input, passes, kind, verdict)?,
+        Some(passes) => faster(plain, &input, &super::network::wanted(spec)?, passes, kind, verdict)?,
         None => converted(plain, device, kind)?,
     };
     Network::ready(module, input.with_kind(kind), spec)
@@ -77,6 +77,7 @@ pub(super) fn load_with(
 fn faster(
     plain: Module,
     input: &Input,
+    wanted: &Wanted,
     passes: Passes,
     kind: Kind,
     verdict: Option<&Verdict>,
@@ -88,7 +89,7 @@ fn faster(
         );
         return converted(plain, input.device(), kind);
     }
-    match compared(&plain, input, passes, known.is_some()) {
+    match compared(&plain, input, wanted, passes, known.is_some()) {
         Ok(None) if kind == Kind::Float => Ok(plain),
         Ok(module) => {
             if let Some(verdict) = verdict.filter(|_| known.is_none()) {
@@ -120,6 +121,7 @@ fn faster(
 fn compared(
     plain: &Module,
     input: &Input,
+    wanted: &Wanted,
     passes: Passes,
     done_before: bool,
 ) -> Result<Option<Module>, String> {
@@ -129,7 +131,7 @@ fn compared(
         return Ok(None);
     }
     if !done_before {
-        passes::same_answers(plain, &module, input)?;
+        passes::same_answers(plain, &module, input, wanted)?;
     }
     tracing::info!(
         folded = counts.folded,

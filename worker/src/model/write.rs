@@ -145,14 +145,13 @@ pub fn check_bundle(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trawl_common::bundle::{Centre, Head, InputSpec, Interpolation, ResizeMode};
+    use trawl_common::bundle::{Centre, Head, HeadSpec, InputSpec, Interpolation, ResizeMode};
 
     fn spec() -> BundleSpec {
         BundleSpec {
             version: 1,
             name: "sum".into(),
-            head: Head::Raw,
-            labels: vec!["né".into()],
+            heads: vec![HeadSpec::only(Head::Raw, vec!["né".into()])],
             input: InputSpec {
                 crop: [4, 5],
                 resize: None,

@@ -8,7 +8,7 @@ use super::{
     handover::Decoded,
     meters::{Meters, Stage},
 };
-use crate::model::{LoadedModel, Model, ModelError, output};
+use crate::model::{LoadedModel, Model, ModelError, Outputs, output};
 use std::time::Instant;
 use trawl_common::{
     disposition::Failure,
@@ -50,8 +50,8 @@ fn pass(model: &LoadedModel, replica: usize, images: &[Decoded], meters: &Meters
     }
     match outputs {
         Ok(outputs) => {
-            for (image, row) in images.iter().zip(outputs.rows()) {
-                file(image, predict(model, image, row));
+            for (place, image) in images.iter().enumerate() {
+                file(image, predict(model, image, &outputs, place));
             }
             Fit::Whole
         }
@@ -117,11 +117,7 @@ fn one_by_one(model: &LoadedModel, replica: &dyn Model, images: &[Decoded], erro
     for (image, answer) in images.iter().zip(answers) {
         match answer {
             Ok(outputs) => {
-                let outcome = outputs.rows().next().map(|row| predict(model, image, row));
-                file(
-                    image,
-                    outcome.unwrap_or_else(|| failed(ErrorCode::ModelFailed, "the model gave no row")),
-                );
+                file(image, predict(model, image, &outputs, 0));
             }
             Err(error @ (ModelError::DeviceLost(_) | ModelError::OutOfMemory(_))) => {
                 image.batch.fail(failure(&error));
@@ -140,11 +136,13 @@ fn blank_passes(replica: &dyn Model, image: &Decoded) -> bool {
     replica.forward(&[&blank]).is_ok()
 }
 
-fn predict(model: &LoadedModel, image: &Decoded, row: &[f32]) -> Outcome {
-    match output::interpret(row, &model.spec, usize::from(image.batch.job.spec.topk)) {
-        Some(prediction) if image.prepared.truncated => Outcome::OkTruncated(prediction),
-        Some(prediction) => Outcome::Ok(prediction),
-        None => failed(ErrorCode::NonFinite, "the model's output holds a value that is not a finite number"),
+/// What the row at `place` of the pass that the image was in says of it.
+fn predict(model: &LoadedModel, image: &Decoded, outputs: &Outputs, place: usize) -> Outcome {
+    let topk = usize::from(image.batch.job.spec.topk);
+    match output::predict(outputs, place, &model.spec, topk, &image.prepared.placement) {
+        Ok(prediction) if image.prepared.truncated => Outcome::OkTruncated(prediction),
+        Ok(prediction) => Outcome::Ok(prediction),
+        Err(reason) => failed(ErrorCode::NonFinite, &reason),
     }
 }
 

@@ -47,9 +47,9 @@ impl Pipeline {
         footer.engine = batch.job.model.engine.clone();
         footer.stages = batch.stages();
         footer.stages.binding.extend(self.meters.binding().map(|stage| (stage, 1)));
-        let columns = batch.job.columns;
+        let columns = batch.job.columns.clone();
         let encoded = offload(move || {
-            let bytes = encode_part(&rows, columns, &footer)?;
+            let bytes = encode_part(&rows, &columns, &footer)?;
             Ok((bytes, footer))
         });
         let (bytes, footer) = encoded.await.map_err(|e: PartError| Failure::Output(describe(&e)))?;

@@ -42,6 +42,7 @@ mod jpeg_markers;
 mod jpeg_view;
 mod limits;
 mod orient;
+mod placement;
 mod png;
 mod resample;
 mod sniff;
@@ -52,6 +53,8 @@ mod webp;
 mod hostile;
 
 pub use limits::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits};
+
+pub use placement::Placement;
 
 use color::Rgb;
 use geometry::Plan;
@@ -88,7 +91,7 @@ pub struct Recipe {
 }
 
 /// One image, ready for the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     /// `crop[0] * crop[1] * 3` bytes: rows from the top, pixels from the left, RGB.
     pub pixels: Vec<u8>,
@@ -98,6 +101,8 @@ pub struct Prepared {
     pub height: u32,
     /// The image ended early and the recipe accepts that.
     pub truncated: bool,
+    /// Where the image lies in the pixels.
+    pub placement: Placement,
 }
 
 /// Why an image has no pixels.
@@ -202,8 +207,9 @@ fn prepare_unguarded(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Re
         orient::turn(&scratch.decoded, decoded.orientation, &mut scratch.turned);
         std::mem::swap(&mut scratch.decoded, &mut scratch.turned);
     }
-    let pixels = resize_and_crop(&decoded, recipe, scratch);
-    Ok(Prepared { pixels, width: decoded.width, height: decoded.height, truncated: decoded.truncated })
+    let (pixels, placement) = resize_and_crop(&decoded, recipe, scratch);
+    let Decoded { width, height, truncated, .. } = decoded;
+    Ok(Prepared { pixels, width, height, truncated, placement })
 }
 
 fn decode(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Decoded, ImageError> {
@@ -221,7 +227,7 @@ fn decode(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Decode
 }
 
 /// The scratch holds what was decoded, upright.
-fn resize_and_crop(decoded: &Decoded, recipe: &Recipe, scratch: &mut Scratch) -> Vec<u8> {
+fn resize_and_crop(decoded: &Decoded, recipe: &Recipe, scratch: &mut Scratch) -> (Vec<u8>, Placement) {
     let [crop_height, crop_width] = recipe.input.crop;
     let (width, height) = decoded.orientation.applied_to(decoded.width, decoded.height);
     let plan = Plan::new(width, height, &recipe.input);
@@ -237,7 +243,7 @@ fn resize_and_crop(decoded: &Decoded, recipe: &Recipe, scratch: &mut Scratch) ->
         plan.window,
         Target { rgb: &mut pixels[start..], stride },
     );
-    pixels
+    (pixels, Placement::new((width, height), &plan, decoded.orientation.origins()))
 }
 
 /// What is there of the upright image's columns and rows, `there` of each.

@@ -1,7 +1,8 @@
 """Makes modules/: small modules that tch cannot make, for the tests of worker/src/model.
 
 Run with torch 2.11: python worker/tests/golden/make_modules.py. Those of passes_tests.rs take float32 [N, 3, 32, 32].
-parity.pt and parity.pt2 are bundles: one network in both formats, with its description.
+parity.pt and parity.pt2 are bundles: one network in both formats, with its description. So are several.pt and
+several.pt2, whose outputs are a dict, and detector.pt, whose outputs are a tuple.
 """
 
 import json
@@ -152,6 +153,89 @@ def parity():
     torch.export.save(program, str(OUT / "parity.pt2"), extra_files=extra)
 
 
+class RedBox(nn.Module):
+    """Finds the red rectangle: three boxes an image, of which the second is a bad guess and the third filling."""
+
+    def forward(self, x):
+        red = (x[:, 0] > 0.5) & (x[:, 1] < 0.5)
+        across, down = red.any(1), red.any(2)
+        column = torch.arange(x.size(3), dtype=torch.float32).expand(x.size(0), x.size(3))
+        row = torch.arange(x.size(2), dtype=torch.float32).expand(x.size(0), x.size(2))
+
+        def ends(there, place):
+            first = torch.where(there, place, torch.full_like(place, 1e4)).amin(1)
+            return first, torch.where(there, place, torch.full_like(place, -1.0)).amax(1) + 1
+
+        (x0, x1), (y0, y1) = ends(across, column), ends(down, row)
+        best = torch.stack([x0, y0, x1, y1], 1)
+        guess = torch.ones_like(best) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+        boxes = torch.stack([best, guess, torch.zeros_like(best)], 1)
+        found = across.any(1).float()
+        scores = torch.stack([found * 0.75, torch.full_like(found, 0.25), torch.zeros_like(found)], 1)
+        labels = torch.ones_like(scores).to(torch.int64) * torch.tensor([1, 2, 0])
+        return boxes, scores, labels
+
+
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.detector = RedBox()
+        self.classifier = nn.Linear(3, 4)
+
+    def forward(self, x):
+        boxes, scores, labels = self.detector(x)
+        features = x.mean((2, 3))
+        map = nn.functional.adaptive_avg_pool2d(x, (2, 3))
+        logits = self.classifier(features) * 8
+        return {"logits": logits, "features": features, "boxes": boxes, "scores": scores, "labels": labels, "map": map}
+
+
+SEVERAL_SIDE = 32
+THINGS = ["nothing", "red thing", "guess"]
+
+
+def several_spec(name, heads):
+    return {
+        "version": 1,
+        "name": name,
+        **heads,
+        "input": {
+            "crop": [SEVERAL_SIDE, SEVERAL_SIDE],
+            "resize_mode": "letterbox",
+            "interpolation": "nearest",
+            "mean": [0, 0, 0],
+            "std": [1, 1, 1],
+        },
+    }
+
+
+def several():
+    names = [f"class {i}" for i in range(4)]
+    spec = several_spec(
+        "several",
+        {
+            "heads": [
+                {"name": "species", "head": "classification", "output": "logits", "labels": names},
+                {"name": "tags", "head": "multi_label", "output": "logits", "labels": names, "threshold": 0.4},
+                {"name": "look", "head": "embedding", "output": "features", "dtype": "f16", "normalize": True},
+                {"name": "things", "head": "detection", "labels": THINGS, "threshold": 0.5},
+                {"name": "map", "head": "raw", "output": "map"},
+            ]
+        },
+    )
+    model = Several().eval()
+    example = torch.rand(2, 3, SEVERAL_SIDE, SEVERAL_SIDE)
+    extra = {"trawl.json": json.dumps(spec)}
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(model, example, strict=False), str(OUT / "several.pt"), _extra_files=extra)
+        batch = torch.export.Dim("batch", min=1, max=65_536)
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        torch.export.save(program, str(OUT / "several.pt2"), extra_files=extra)
+        things = several_spec("detector", {"head": "detection", "labels": THINGS, "threshold": 0.2, "max_boxes": 9})
+        extra = {"trawl.json": json.dumps(things)}
+        torch.jit.save(torch.jit.trace(RedBox(), example), str(OUT / "detector.pt"), _extra_files=extra)
+
+
 def main():
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
@@ -168,6 +252,7 @@ def main():
         torch.jit.save(torch.jit.script(module.eval()), str(OUT / f"{name}.pt"))
     torch.jit.save(torch.jit.freeze(torch.jit.script(Activated().eval())), str(OUT / "frozen.pt"))
     parity()
+    several()
 
 
 if __name__ == "__main__":

@@ -112,9 +112,9 @@ fn rows_out_are_images_in(model: &dyn Model, bytes: usize) {
     let all: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
     let together = model.forward(&all).unwrap();
     assert_eq!(together.rows().len(), 5);
-    assert_eq!(together.width, model.width());
+    assert_eq!(together.tensors[0].width, model.width());
     for (alone, row) in one.iter().zip(together.rows()) {
-        for (a, b) in alone.values.iter().zip(row) {
+        for (a, b) in alone.tensors[0].values.iter().zip(row) {
             assert!((a - b).abs() <= 1e-3, "{a} alone, {b} in a batch");
         }
     }
