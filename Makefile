@@ -12,7 +12,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Folder of `make man`.
 MAN_DIR ?= man/man1
 
-.PHONY: help man setup demo test check sim lint chaos bench bench-peers stack-up stack-down clean distclean
+.PHONY: help man setup demo test check sim lint chaos bench bench-peers parity stack-up stack-down clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,13 @@ bench-peers: ## ROUNDS=3 TUNED=1: trawl beside PyTorch, Ray Data and Daft (5.7 G
 	@$(SETUP) build python
 	@ROUNDS=$(ROUNDS) TUNED=$(TUNED) bench/peers/bench.sh
 
+PARITY_PYTHON ?= .parity/venv/bin/python
+parity: ## the answers beside Python's: torchvision, timm, Hugging Face and the demo's model on 200 images (2 GB to install)
+	@$(SETUP) build python
+	cargo build -p trawl-producer -p trawl-worker --bins
+	@[ -x $(PARITY_PYTHON) ] || { python3 -m venv .parity/venv && .parity/venv/bin/pip install -q -r worker/models/parity.txt; }
+	@$(PARITY_PYTHON) -B worker/models/parity.py --programs $${CARGO_TARGET_DIR:-target}/debug
+
 stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
 	@$(SETUP) python servers
 	@deploy/stack up
@@ -78,4 +85,4 @@ clean: stack-down ## remove what was built and what demo and bench-peers made, b
 	rm -rf .demo bench/peers/models bench/peers/corpus
 
 distclean: clean ## also remove the .venvs, .azurite and .libtorch (downloads stay in the user's cache)
-	rm -rf .venv .azurite .libtorch bench/peers/.venv
+	rm -rf .venv .azurite .libtorch bench/peers/.venv .parity

@@ -196,7 +196,11 @@ impl Place {
     async fn describe(&self, store: &dyn Storage) -> Result<(BundleSpec, Vec<String>), ImportError> {
         let stem = self.model.key().rsplit('/').next().unwrap_or_default();
         let stem = bundle::stem(stem);
-        let called = self.triton.as_ref().and_then(|(_, config)| config.name.as_deref()).unwrap_or(stem);
+        let called = self.triton.as_ref().map_or(stem, |(at, config)| {
+            // Every model of such a folder is called model.pt.
+            let folder = at.key().rsplit('/').nth(1).filter(|name| !name.is_empty());
+            config.name.as_deref().or(folder).unwrap_or(stem)
+        });
         let labels = self.labels(store).await?;
         for folder in &self.folders {
             let mut beside = Beside { name: called.to_owned(), labels: labels.clone(), ..Beside::default() };

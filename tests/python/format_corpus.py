@@ -48,7 +48,7 @@ def jpegs(rng, im):
     yield "restart_blocks", saved(im, "JPEG", restart_marker_blocks=3)
     yield "restart_rows_progressive", saved(im, "JPEG", restart_marker_rows=1, progressive=True)
     yield "qtables", saved(im, "JPEG", qtables="web_high")
-    yield "icc_comment", saved(im, "JPEG", comment=b"x" * 70000 if False else b"hello", icc_profile=b"\0" * 70000)
+    yield "icc_comment", saved(im, "JPEG", comment=b"hello", icc_profile=b"\0" * 70000)
     if "MPO" in Image.SAVE_ALL:
         yield "mpo", saved(im, "MPO", save_all=True, append_images=[im])
 
@@ -190,7 +190,7 @@ def tiffs(rng, im):
             yield f"predictor_{mode}_{compression}", lambda s=source, c=compression: saved(s, "TIFF", compression=c, tiffinfo={317: 2})
             yield f"strips_{mode}_{compression}", lambda s=source, c=compression: saved(s, "TIFF", compression=c, strip_size=200)
     for orientation in range(1, 9):
-        yield f"orientation{orientation}", saved(im, "TIFF", tiffinfo={274: orientation})
+        yield f"turned{orientation}", saved(im, "TIFF", tiffinfo={274: orientation})
     yield "big", lambda: saved(im, "TIFF", big_tiff=True)
     yield "pages", saved(im, "TIFF", save_all=True, append_images=[im.rotate(9)])
     w, h = im.size

@@ -158,8 +158,10 @@ async fn once_more(
         ..spec.clone()
     };
     let (layout, store) = (OutputLayout::new(here.clone()), stores.open(&here).await);
-    let (key, plan) =
-        (image.key.clone(), encode_plan_file(BatchNumber(0), &[vec![image]], &Cursor::default())?);
+    let (key, plan) = (
+        image.key.clone(),
+        encode_plan_file(BatchNumber(0), &[vec![image]], &Cursor { images: 1, ..Cursor::default() })?,
+    );
     store.put(&layout.job(), spec.to_json().into()).await?;
     store.put(&layout.plan_file(0), plan).await?;
     let done = PlanDone { batches: 1, images: 1, skipped: 0, unlistable: 0 };

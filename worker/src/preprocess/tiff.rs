@@ -19,6 +19,10 @@ const MAX_INTERMEDIATE_BYTES: u64 = 64 << 20;
 const TAG_COMPRESSION: u16 = 259;
 const TAG_EXTRA_SAMPLES: u16 = 338;
 
+const TAG_PREDICTOR: u16 = 317;
+
+const COMPRESSION_NONE: u32 = 1;
+const PREDICTOR_NONE: u32 = 1;
 const COMPRESSION_OLD_JPEG: u32 = 6;
 const COMPRESSION_JPEG: u32 = 7;
 const EXTRA_PREMULTIPLIED_ALPHA: u32 = 1;
@@ -41,7 +45,7 @@ pub(super) fn decode(
         let message = format!("the TIFF's tag {tag} has more than {MAX_TAG_VALUES} values");
         return Err(ImageError::new(ErrorCode::Corrupt, message));
     }
-    let mut decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|error| bmp::sort(&error))?;
+    let mut decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|error| sort(&error))?;
     let (width, height) = decoder.dimensions();
     recipe.limits.check(width, height)?;
     let mut limits = Limits::default();
@@ -57,7 +61,7 @@ pub(super) fn decode(
     let truncated = match decoder.read_image(raw) {
         Ok(()) => false,
         Err(error) if bmp::is_end(&error) => ended_early(recipe, width, height)?,
-        Err(error) => return Err(bmp::sort(&error).sized(width, height)),
+        Err(error) => return Err(sort(&error).sized(width, height)),
     };
     rgb.reset(width, height, true);
     let pixels = rgb.pixels_mut();
@@ -86,6 +90,15 @@ pub(super) fn decode(
     Ok(Decoded::whole(width, height, truncated, orient::from_exif(bytes)))
 }
 
+/// As for BMP; what the crate does not know is told with the way out.
+fn sort(error: &image::ImageError) -> ImageError {
+    let sorted = bmp::sort(error);
+    if sorted.code == ErrorCode::Unsupported {
+        return ImageError::new(sorted.code, format!("{}: convert it to PNG", sorted.message));
+    }
+    sorted
+}
+
 /// What about the file would not give Pillow's pixels, if anything.
 fn refused(bytes: &[u8], color: ExtendedColorType) -> Option<String> {
     use ExtendedColorType::{L8, L16, Rgb8, Rgb16, Rgba8, Rgba16};
@@ -94,6 +107,13 @@ fn refused(bytes: &[u8], color: ExtendedColorType) -> Option<String> {
     }
     if matches!(orient::tag_value(bytes, TAG_COMPRESSION), Some(COMPRESSION_OLD_JPEG | COMPRESSION_JPEG)) {
         return Some("JPEG compression".to_owned());
+    }
+    // Pillow leaves such a predictor out and the crate does not.
+    let predicted = orient::tag_value(bytes, TAG_PREDICTOR).unwrap_or(PREDICTOR_NONE) != PREDICTOR_NONE;
+    let compressed =
+        orient::tag_value(bytes, TAG_COMPRESSION).unwrap_or(COMPRESSION_NONE) != COMPRESSION_NONE;
+    if predicted && !compressed {
+        return Some("a predictor and no compression".to_owned());
     }
     (orient::tag_value(bytes, TAG_EXTRA_SAMPLES) == Some(EXTRA_PREMULTIPLIED_ALPHA))
         .then(|| "premultiplied alpha".to_owned())

@@ -215,6 +215,11 @@ def others():
             yield f"tiff_{mode}.tif", saved(source.convert(mode), "TIFF")
             yield f"tiff_{mode}_lzw.tif", saved(source.convert(mode), "TIFF", compression="tiff_lzw")
             yield f"tiff_{mode}_deflate.tif", saved(source.convert(mode), "TIFF", compression="tiff_adobe_deflate")
+    rng = np.random.default_rng(11)
+    for name, top, masks in (("rgb555", 15, b""), ("rgb565", 16, struct.pack("<III", 0xF800, 0x7E0, 0x1F))):
+        rows = b"".join(row.tobytes() + b"\0" * (-len(row.tobytes()) % 4) for row in rng.integers(0, 1 << top, (15, 17)).astype("<u2"))
+        head = struct.pack("<IiiHHIIiiII", 40, 17, 15, 1, 16, 3 if masks else 0, len(rows), 0, 0, 0, 0)
+        yield f"bmp_{name}.bmp", b"BM" + struct.pack("<IHHI", 54 + len(masks) + len(rows), 0, 0, 54 + len(masks)) + head + masks + rows
     gray16 = np.asarray(im.convert("L"), np.uint16) * 2
     yield "tiff_I16.tif", saved(Image.fromarray(gray16), "TIFF")
     yield "tiff_orientation6.tif", saved(im, "TIFF", tiffinfo={274: 6})
