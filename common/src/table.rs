@@ -257,7 +257,7 @@ pub fn files(rows: &RecordBatch, column: &str) -> Vec<Option<Bytes>> {
 
 /// A column's cells as texts; `None` for nulls, for what has no text, and for texts too long to carry.
 pub fn texts(rows: &RecordBatch, column: &str) -> Vec<Option<String>> {
-    let texts = rows.column_by_name(column).and_then(|cells| as_text(cells));
+    let texts = rows.column_by_name(column).and_then(as_text);
     let Some(texts) = texts else { return vec![None; rows.num_rows()] };
     let texts = texts.as_string::<i32>();
     let text = |n: usize| texts.is_valid(n).then(|| texts.value(n).to_owned());

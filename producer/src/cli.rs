@@ -104,7 +104,7 @@ Examples:
   trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels
   trawl submit ./photos --model s3://models/vit.pt --out ./labels --include '*.jpg' --limit 1000 --watch
   trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels --dry-run")]
-    Submit(SubmitArgs),
+    Submit(Box<SubmitArgs>),
 
     /// Run a job on this machine, without servers (hands over to trawl-worker run)
     #[command(

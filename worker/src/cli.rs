@@ -73,7 +73,7 @@ pub enum Command {
     /// Take batches from a queue until told to stop (the default)
     Serve(ServeArgs),
     /// Do a whole job in this process, without RabbitMQ and Redis
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Load a model bundle, run it once, and say what it is
     CheckModel(CheckModelArgs),
     /// Compute one row of a job again and show it beside the stored one

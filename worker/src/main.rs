@@ -56,7 +56,7 @@ fn main() {
         match cli.command {
             None => serve(cli.serve, Shutdown::install()).await,
             Some(Command::Serve(args)) => serve(args, Shutdown::install()).await,
-            Some(Command::Run(args)) => run(args, cli.output, Shutdown::install(), started).await,
+            Some(Command::Run(args)) => run(*args, cli.output, Shutdown::install(), started).await,
             Some(Command::CheckModel(args)) => check_model(args, cli.output).await,
             Some(Command::Replay(args)) => replay(args, cli.output, Shutdown::install()).await,
             Some(Command::Bench(args)) => bench(args, cli.output).await,

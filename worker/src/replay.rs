@@ -339,7 +339,7 @@ fn print_text(report: &Value) {
         ["trawl", "torch", "device", "precision"]
             .iter()
             .filter_map(|field| row["engine"][field].as_str().filter(|value| !value.is_empty()))
-            .map(|value| printable(value))
+            .map(printable)
             .collect::<Vec<_>>()
             .join(" ")
     });
@@ -347,7 +347,7 @@ fn print_text(report: &Value) {
     for i in 0..rows(&report["stored"]).max(rows(&report["replayed"])) {
         line(&format!("{}.", i + 1), &|row| {
             let class = &row["answer"][i];
-            let name = class["label"].as_str().map_or_else(|| text(&class["idx"]), |label| printable(label));
+            let name = class["label"].as_str().map_or_else(|| text(&class["idx"]), printable);
             class["prob"].as_f64().map_or(String::new(), |p| format!("{p:.6}  {name}"))
         });
     }

@@ -324,6 +324,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    #[allow(clippy::needless_pass_by_value, reason = "it is written on the spot")]
     fn parse(heads: Value) -> Result<Vec<HeadSpec>, String> {
         let mut spec = json!({"version": 1, "name": "m", "input": {"crop": [8, 8], "resize_mode": "squash",
             "interpolation": "bilinear", "mean": [0, 0, 0], "std": [1, 1, 1]}});

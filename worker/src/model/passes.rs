@@ -121,8 +121,8 @@ impl Drop for ExactFloats {
 
 /// The same shape, the same best number of each row unless two are level, and every number within [`TOLERANCE`].
 fn compare(before: &Outputs, after: &Outputs) -> Result<(), String> {
-    let outputs = before.tensors.iter().zip(&after.tensors);
-    outputs.map(|(before, after)| compare_one(before, after)).collect()
+    let mut outputs = before.tensors.iter().zip(&after.tensors);
+    outputs.try_for_each(|(before, after)| compare_one(before, after))
 }
 
 fn compare_one(before: &OutputTensor, after: &OutputTensor) -> Result<(), String> {
