@@ -1,6 +1,7 @@
 //! That rows come back from a part as they went in, and that nothing else is taken for one.
 
 use super::super::{
+    engine::Engine,
     footer::FooterError,
     part::{PartError, PartFooter, encode_part},
     row::{ClassScore, FoundBox, Outcome, Prediction, ResultRow},
@@ -24,7 +25,8 @@ fn footer(rows: &[ResultRow]) -> PartFooter {
         failures: 0,
         errors: Default::default(),
         stages: Default::default(),
-        engine: Default::default(),
+        // A part has its trawl's version twice.
+        engine: Engine { trawl: "0.1.0".into(), ..Engine::default() },
         model_sha256: "ab".repeat(32),
         preprocess_sha256: "cd".repeat(32),
         version: "0.1.0".into(),

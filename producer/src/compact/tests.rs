@@ -16,7 +16,7 @@ use trawl_common::{
 const NEW: &str = "s3://bucket/compact";
 
 /// Two of the fixture's three parts, and not three.
-const TWO_PARTS: &str = "--target-size 15000";
+const TWO_PARTS: &str = "--target-size 10000";
 
 fn new_place() -> Location {
     Location::parse(NEW, Path::new("/")).unwrap()
