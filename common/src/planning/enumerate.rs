@@ -439,15 +439,18 @@ impl Lister {
                 filter.takes(path, source.is_named(&object.key))
                     && filter.within_bounds(object.size, object.modified)
             });
-            let key = source.row_key(&object);
-            let mut image = ImageRef::whole(key, object.etag, object.size);
-            if let Some(path) = path.filter(|_| !self.seen.has(&image)) {
-                capture::fill(&mut image.carried, &self.scope.carry, self.scope.capture.as_ref(), path);
-                self.cursor.after = Some(object.key.clone());
-                found.push(self.found(object.key, image, 0));
-            } else {
+            let Some(path) = path else {
                 self.cursor.skipped += 1;
+                continue;
+            };
+            let mut image = ImageRef::whole(source.row_key(&object), object.etag, object.size);
+            if self.seen.has(&image) {
+                self.cursor.skipped += 1;
+                continue;
             }
+            capture::fill(&mut image.carried, &self.scope.carry, self.scope.capture.as_ref(), path);
+            self.cursor.after = Some(object.key.clone());
+            found.push(self.found(object.key, image, 0));
         }
         self.cursor.unlistable += page.unlistable;
         self.page(found).await?;
