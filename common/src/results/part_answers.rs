@@ -201,14 +201,14 @@ fn vectors(
             Some(other) => return Err(wrong_shape(row, not_what(other, "a vector"))),
         });
     }
-    // A fixed-size list has its slots even where it is null.
+    // Of a failed image as well: `HeadKind::Vector` says why.
     let values: ArrayRef = match of {
         VectorType::F32 => {
             let mut values = Float32Builder::with_capacity(rows.len() * numbers);
             for list in &lists {
                 match list {
                     Some(list) => values.append_slice(list),
-                    None => values.append_value_n(0.0, numbers),
+                    None => values.append_value_n(f32::NAN, numbers),
                 }
             }
             Arc::new(values.finish())
@@ -218,17 +218,15 @@ fn vectors(
             for list in &lists {
                 match list {
                     Some(list) => list.iter().for_each(|v| values.append_value(Half::from_f32(*v))),
-                    None => values.append_value_n(Half::ZERO, numbers),
+                    None => values.append_value_n(Half::NAN, numbers),
                 }
             }
             Arc::new(values.finish())
         }
     };
-    let present: Vec<bool> = lists.iter().map(Option::is_some).collect();
     let width = i32::try_from(width).unwrap_or(i32::MAX);
     let element = vector_element(of);
-    let vectors =
-        FixedSizeListArray::try_new_with_length(element, width, values, Some(present.into()), rows.len())?;
+    let vectors = FixedSizeListArray::try_new_with_length(element, width, values, None, rows.len())?;
     Ok(Arc::new(vectors))
 }
 

@@ -111,11 +111,14 @@ fn boxes(list: &ListArray, row: usize) -> Option<Vec<FoundBox>> {
     Some((0..entries.len()).map(one).collect())
 }
 
+/// The vector, unless it is that of a failed image ([`HeadKind::Vector`]).
 fn numbers(list: &FixedSizeListArray, row: usize) -> Option<Vec<f32>> {
     let values = list.value(row);
-    if let Some(values) = values.as_primitive_opt::<Float32Type>() {
-        return Some(values.values().to_vec());
-    }
-    let halves = values.as_primitive_opt::<Float16Type>()?;
-    Some(halves.values().iter().map(|half| half.to_f32()).collect())
+    let numbers: Vec<f32> = if let Some(values) = values.as_primitive_opt::<Float32Type>() {
+        values.values().to_vec()
+    } else {
+        let halves = values.as_primitive_opt::<Float16Type>()?;
+        halves.values().iter().map(|half| half.to_f32()).collect()
+    };
+    (!numbers.iter().any(|number| number.is_nan())).then_some(numbers)
 }

@@ -49,7 +49,8 @@ pub enum HeadKind {
     Labels,
     /// `boxes`.
     Boxes,
-    /// `embedding`, with so many values a row.
+    /// `embedding`, with so many values a row. All of a failed image's are NaN and none is null: Arrow's C++ library, and
+    /// so pyarrow, pandas, datasets and LanceDB, reads no null in a list of fixed size. No answer has a NaN.
     Vector(u32, VectorType),
     /// `embedding`, flattened, and `shape`, which is the same in every row.
     Tensor(Arc<[u32]>),
@@ -299,13 +300,13 @@ pub(super) fn box_element() -> FieldRef {
     Arc::new(Field::new(LIST_ELEMENT, DataType::Struct(box_fields()), false))
 }
 
-/// The inner field of `embedding`.
+/// The inner field of `embedding`. None of its numbers is null, but LanceDB makes the NaNs of a failed image so.
 pub(super) fn vector_element(of: VectorType) -> FieldRef {
     let of = match of {
         VectorType::F32 => DataType::Float32,
         VectorType::F16 => DataType::Float16,
     };
-    Arc::new(Field::new(LIST_ELEMENT, of, false))
+    Arc::new(Field::new(LIST_ELEMENT, of, true))
 }
 
 /// The inner field of `shape`.
