@@ -265,6 +265,14 @@ pub async fn listing_order(store: &dyn Storage, prefix: &str, order: Order) {
             assert_eq!(keys(store, prefix, Some(&start)).await, rest, "after {start:?}, which is no key");
         }
     }
+    if store.lists_from_any_key() {
+        for start in
+            ["a", "a/", "a/b", "a/b/", "a/b0", "a/zz", "a1", "b", "zz", "A"].map(|s| format!("{prefix}{s}"))
+        {
+            let rest = keys(store, prefix, Some(&start)).await;
+            assert!(listed.ends_with(&rest), "after {start:?}, which is no key: {rest:?}");
+        }
+    }
     for begin in ["a", "a/", "a/b", "a.jpg", "b/", "nothing"].map(|s| format!("{prefix}{s}")) {
         let within: Vec<_> = listed.iter().filter(|key| key.starts_with(&begin)).cloned().collect();
         assert_eq!(keys(store, &begin, None).await, within, "prefix {begin:?}");

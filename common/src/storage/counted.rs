@@ -154,6 +154,10 @@ impl<S: Storage> Storage for Counted<S> {
         .boxed()
     }
 
+    fn lists_from_any_key(&self) -> bool {
+        self.0.lists_from_any_key()
+    }
+
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
         count(StoreOp::Get, self.0.get(key, max_bytes).await)
     }

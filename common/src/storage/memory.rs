@@ -121,6 +121,10 @@ impl Storage for MemoryStorage {
         .boxed()
     }
 
+    fn lists_from_any_key(&self) -> bool {
+        true
+    }
+
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
         let stored = self.stored(key)?;
         let size = stored.size();

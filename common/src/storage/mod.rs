@@ -6,6 +6,7 @@
 //! [`object`] (GCS and Azure, by object_store), [`web`] (http, reading only). In memory: [`memory`]. All pass `contract::storage`. No type of a client library crosses this seam.
 
 pub mod counted;
+mod listing;
 pub mod local;
 pub mod memory;
 pub mod object;
@@ -192,6 +193,12 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
         prefix: &str,
         start_after: Option<&str>,
     ) -> BoxStream<'a, Result<ListPage, StorageError>>;
+
+    /// Whether a listing may begin behind any text, key or not, and gives from there on what it would have given had it
+    /// begun before. Such a listing is read in many places at once.
+    fn lists_from_any_key(&self) -> bool {
+        false
+    }
 
     /// The whole object, refused with `TooLarge` before its body is read if it has more than `max_bytes`.
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError>;

@@ -64,26 +64,26 @@ impl ObjectStorage {
             key: String::new(),
         };
         let client = open::azure(container, account, None).await;
-        Self::new(Counted::new(ObjectBucket { name: name.root(), suffixes: false, client }))
+        Self::new(Counted::new(ObjectBucket { name: name.root(), is_gcs: false, client }))
     }
 
     /// A container of an Azure that is described outright; the environment plays no part.
     pub async fn azure_with(container: &str, config: AzureConfig) -> Self {
         let client = open::azure(container, None, Some(config)).await;
-        Self::new(Counted::new(ObjectBucket { name: format!("az://{container}"), suffixes: false, client }))
+        Self::new(Counted::new(ObjectBucket { name: format!("az://{container}"), is_gcs: false, client }))
     }
 
     async fn gcs_bucket(bucket: &str, config: Option<GcsConfig>) -> ObjectBucket {
         let client = open::gcs(bucket, config).await;
-        ObjectBucket { name: format!("gs://{bucket}"), suffixes: true, client }
+        ObjectBucket { name: format!("gs://{bucket}"), is_gcs: true, client }
     }
 }
 
 /// A bucket without retries: each call is one request, or one for each page of a listing.
 pub struct ObjectBucket {
     name: String,
-    /// Whether the store gives the end of an object whose length is not known.
-    suffixes: bool,
+    /// GCS gives the end of an object whose length is not known, and lists from any key; Azure does neither.
+    is_gcs: bool,
     /// Or what is wrong with the environment's description of it.
     client: Result<Client, String>,
 }
@@ -290,12 +290,16 @@ impl Storage for ObjectBucket {
         .boxed()
     }
 
+    fn lists_from_any_key(&self) -> bool {
+        self.is_gcs
+    }
+
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
         self.read(key, GetOptions::default(), max_bytes).await.map_err(|(error, _)| error)
     }
 
     async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
-        if len > 0 && self.suffixes {
+        if len > 0 && self.is_gcs {
             match self.part(key, GetRange::Suffix(len), None, len).await {
                 // No range can be satisfied in an object without bytes.
                 Err(Part::Unsatisfiable) => {}

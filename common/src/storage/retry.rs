@@ -1,11 +1,12 @@
 //! Retries for any store: transient errors are tried again by [`RetryPolicy::STORAGE`].
 //!
 //! A decorator, so that every store that goes over a network has the same policy. A listing is taken up
-//! again behind the last key that was given out, so a caller sees each key once. After a lost reply a
+//! again behind the last key that was given out, so a caller sees each key once; a long one is read in many places at
+//! once ([`listing`]). After a lost reply a
 //! `put_if_absent` that is tried again answers `AlreadyExists` although it was ours: callers must ask what
 //! is there, never take the answer for a loss.
 
-use super::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError};
+use super::{ListPage, Object, ObjectMeta, PutOutcome, Storage, StorageError, listing};
 use crate::retry::{Backoff, RetryPolicy, log_retry, retry};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +14,10 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use tokio::time::Instant;
 
 /// Transient errors of all stores of this process.
@@ -35,14 +39,20 @@ fn noted(error: &StorageError) -> bool {
 /// A store whose transient errors are tried again.
 #[derive(Debug)]
 pub struct RetryingStorage<S> {
-    inner: S,
+    inner: Arc<S>,
     policy: RetryPolicy,
 }
 
 impl<S: Storage> RetryingStorage<S> {
     /// With the policy for stores.
     pub fn new(inner: S) -> Self {
-        Self { inner, policy: RetryPolicy::STORAGE }
+        Self { inner: Arc::new(inner), policy: RetryPolicy::STORAGE }
+    }
+
+    /// The store without retries.
+    #[cfg(test)]
+    pub(super) fn inner(&self) -> &S {
+        &self.inner
     }
 
     /// The same with another policy, for callers that cannot wait as long.
@@ -55,15 +65,69 @@ impl<S: Storage> RetryingStorage<S> {
 /// A listing that can be taken up again.
 struct Listing<'a> {
     pages: BoxStream<'a, Result<ListPage, StorageError>>,
-    prefix: String,
     /// The last key given out, or where the caller began.
     after: Option<String>,
     backoff: Backoff,
     failing_since: Option<Instant>,
 }
 
+/// The pages of a listing, one after the other, each tried again by `policy`; each failure that passes is counted in
+/// `troubles`.
+pub(super) fn resuming<'a, S: Storage>(
+    store: &'a S,
+    policy: RetryPolicy,
+    prefix: &str,
+    start_after: Option<&str>,
+    troubles: Arc<AtomicU64>,
+) -> BoxStream<'a, Result<ListPage, StorageError>> {
+    let prefix = prefix.to_owned();
+    let listing = Listing {
+        pages: store.list(&prefix, start_after),
+        after: start_after.map(str::to_owned),
+        backoff: Backoff::new(policy),
+        failing_since: None,
+    };
+    stream::unfold(Some((listing, prefix, troubles)), move |listing| async move {
+        let (mut listing, prefix, troubles) = listing?;
+        loop {
+            match listing.pages.next().await? {
+                Ok(page) => {
+                    listing.failing_since = None;
+                    listing.backoff.reset();
+                    if let Some(last) = page.objects.last() {
+                        listing.after = Some(last.key.clone());
+                    }
+                    return Some((Ok(page), Some((listing, prefix, troubles))));
+                }
+                Err(error) => {
+                    let since = *listing.failing_since.get_or_insert_with(Instant::now);
+                    let pause = listing.backoff.next_delay();
+                    if !noted(&error) || since.elapsed() + pause > policy.max_elapsed {
+                        return Some((Err(error), None));
+                    }
+                    troubles.fetch_add(1, Ordering::Relaxed);
+                    log_retry(&error, pause);
+                    tokio::time::sleep(pause).await;
+                    listing.pages = store.list(&prefix, listing.after.as_deref());
+                }
+            }
+        }
+    })
+    .boxed()
+}
+
+/// A listing from its first page to its last.
+enum Listed<'a> {
+    /// Its first pages, one after the other, and what they were.
+    Slowly(BoxStream<'a, Result<ListPage, StorageError>>, Vec<ListPage>),
+    /// One after the other to the end.
+    InTurn(BoxStream<'a, Result<ListPage, StorageError>>),
+    /// The others, in many places at once.
+    AtOnce(listing::Pages),
+}
+
 #[async_trait]
-impl<S: Storage> Storage for RetryingStorage<S> {
+impl<S: Storage + 'static> Storage for RetryingStorage<S> {
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -73,37 +137,32 @@ impl<S: Storage> Storage for RetryingStorage<S> {
         prefix: &str,
         start_after: Option<&str>,
     ) -> BoxStream<'a, Result<ListPage, StorageError>> {
-        let listing = Listing {
-            pages: self.inner.list(prefix, start_after),
-            prefix: prefix.to_owned(),
-            after: start_after.map(str::to_owned),
-            backoff: Backoff::new(self.policy),
-            failing_since: None,
-        };
-        stream::unfold(Some(listing), move |listing| async move {
-            let mut listing = listing?;
-            loop {
-                match listing.pages.next().await? {
-                    Ok(page) => {
-                        listing.failing_since = None;
-                        listing.backoff.reset();
-                        if let Some(last) = page.objects.last() {
-                            listing.after = Some(last.key.clone());
-                        }
-                        return Some((Ok(page), Some(listing)));
+        let pages = resuming(&*self.inner, self.policy, prefix, start_after, Arc::default());
+        if !self.inner.lists_from_any_key() {
+            return pages;
+        }
+        let prefix = prefix.to_owned();
+        let begin = (Listed::Slowly(pages, Vec::new()), prefix);
+        stream::unfold(begin, move |(mut listed, prefix)| async move {
+            if let Listed::Slowly(pages, mut seen) = listed {
+                listed = match seen.len() {
+                    _ if !listing::may_be_guessed(&seen) => Listed::InTurn(pages),
+                    listing::FIRST_PAGES => {
+                        Listed::AtOnce(listing::behind(&self.inner, self.policy, &prefix, &seen))
                     }
-                    Err(error) => {
-                        let since = *listing.failing_since.get_or_insert_with(Instant::now);
-                        let pause = listing.backoff.next_delay();
-                        if !noted(&error) || since.elapsed() + pause > self.policy.max_elapsed {
-                            return Some((Err(error), None));
-                        }
-                        log_retry(&error, pause);
-                        tokio::time::sleep(pause).await;
-                        listing.pages = self.inner.list(&listing.prefix, listing.after.as_deref());
+                    _ => {
+                        let mut pages = pages;
+                        let page = pages.next().await?;
+                        seen.extend(page.as_ref().ok().cloned());
+                        return Some((page, (Listed::Slowly(pages, seen), prefix)));
                     }
-                }
+                };
             }
+            let page = match &mut listed {
+                Listed::AtOnce(pages) => pages.next().await?,
+                Listed::InTurn(pages) | Listed::Slowly(pages, _) => pages.next().await?,
+            };
+            Some((page, (listed, prefix)))
         })
         .boxed()
     }

@@ -279,6 +279,10 @@ impl Storage for S3Bucket {
         .boxed()
     }
 
+    fn lists_from_any_key(&self) -> bool {
+        true
+    }
+
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
         let request = self.client.get_object().bucket(&self.bucket).key(key);
         let output = request.send().await.map_err(|e| self.failed(key, &e))?;
