@@ -4,7 +4,7 @@ Between saving and renaming in export.py. Outputs are found as worker/shim/outpu
 worker/src/model/network.rs asks for. Never looks at what no head is made of: a model may return more than that.
 """
 
-from typing import Any, Callable, Dict, List, Union
+from typing import Any, Callable, Dict, List, Tuple, Union
 
 from describe.spec import HEADS, ExportFailure, Output, Spec, heads, outputs
 
@@ -28,7 +28,7 @@ def compare(torch: Any, original: Callable[[Any], Any], exported: Callable[[Any]
             shapes.append([list(there.shape[1:]) for _, there in pairs])
             check_shapes(head, shapes[-1])
             if head["head"] == "detection":
-                _check_boxes(torch, *zip(*pairs), batch)
+                _check_boxes([wanted for wanted, _ in pairs], [there for _, there in pairs], batch)
             else:
                 _check_numbers(*pairs[0], batch)
     return [shape for of_head in shapes for shape in of_head]
@@ -41,7 +41,7 @@ def pick(torch: Any, answer: Any, output: Output) -> Any:
         there = dict(answer)
     else:
         there = dict(enumerate(answer if isinstance(answer, (tuple, list)) else [answer]))
-    names = output if isinstance(output, tuple) else (output,)
+    names: Tuple[Union[str, int, None], ...] = output if isinstance(output, tuple) else (output,)
     if output is None:
         if len(there) != 1:
             raise ExportFailure(f"the model returns {_names(there)}: say with `output` which of them the head is made of")
@@ -94,7 +94,7 @@ def _check_numbers(expected: Any, got: Any, batch: int) -> None:
         raise ExportFailure(f"the traced model differs from the original by {difference:.3g} at batch {batch}, {allowed:.3g} is allowed")
 
 
-def _check_boxes(torch: Any, expected: Any, got: Any, batch: int) -> None:
+def _check_boxes(expected: List[Any], got: List[Any], batch: int) -> None:
     """Every box of the original's must be among the other's. Not in the same place: detectors sort by scores, and what freezing
     does to the last bit swaps two that are as good as equal, or the last of the list with the first that is left out."""
     (boxes, scores, _), count = expected, expected[1].shape[1]
@@ -109,7 +109,7 @@ def _check_boxes(torch: Any, expected: Any, got: Any, batch: int) -> None:
         same = (apart <= corner) & (off <= score) & (expected[2][image][:, None] == got[2][image][None])
         last = scores[image] <= scores[image].min() + score
         missing = (~(same.any(1) | last)).sum().item()
-        worst = off.diagonal().max().item() if count else 0.0
+        worst = off.diagonal().max().item()
         if missing or not (scores[image].sort().values - got[1][image].sort().values).abs().max().item() <= score:
             raise ExportFailure(
                 f"{missing} of the original's {count} boxes are not among the traced model's at batch {batch}, whose scores differ "

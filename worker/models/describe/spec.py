@@ -132,21 +132,27 @@ def _check_head(head: Spec, whose: str) -> None:
         raise ExportFailure(f"{whose} has {_listed(idle)}, which means nothing for the head {word}")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ExportFailure(f"`labels` of {whose} must be a list of texts")
-    number = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
-    place = lambda value: isinstance(value, str) or isinstance(value, int) and not isinstance(value, bool) and value >= 0
     for field, holds, wanted in (
-        ("threshold", lambda value: number(value) and 0 <= value <= 1, "a number from 0 to 1"),
-        ("max_boxes", lambda value: number(value) and value == int(value) and 1 <= value <= MOST_BOXES, f"1 to {MOST_BOXES}"),
+        ("threshold", lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+        ("max_boxes", lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_BOXES, f"1 to {MOST_BOXES}"),
         ("dtype", lambda value: value in DTYPES, " or ".join(DTYPES)),
         ("normalize", lambda value: isinstance(value, bool), "true or false"),
     ):
         if field in head and not holds(head[field]):
             raise ExportFailure(f"`{field}` of {whose} is {head[field]!r}: {wanted} was expected")
-    if head.get("output") is not None and not (len(outputs(head)) == kind.tensors and all(map(place, outputs(head)))):
+    if head.get("output") is not None and not (len(outputs(head)) == kind.tensors and all(map(_is_place, outputs(head)))):
         raise ExportFailure(
             f"`output` of {whose} is {head.get('output')!r}: the head {word} is made of {kind.tensors} of the model's "
             "outputs, each a key of a dict or a place in a tuple"
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) or isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _listed(fields: Iterable[str]) -> str:

@@ -202,6 +202,19 @@ mod tests {
         let error = read(&twelve).unwrap_err();
         assert_eq!((error.code, error.width), (ErrorCode::Unsupported, Some(5)));
         assert!(error.message.contains("12 bits"), "{}", error.message);
+        // Of the frame's header: the marker behind 0xff, and the components behind bits, height and width.
+        let frame = SMALL.windows(2).position(|pair| pair == b"\xff\xc0").unwrap();
+        for (at, byte, word) in [
+            (frame + 9, 2, "2 colour components"),
+            (frame + 1, 0xc5, "hierarchical"),
+            (frame + 1, 0xcf, "hierarchical"),
+        ] {
+            let mut file = SMALL.to_vec();
+            file[at] = byte;
+            let error = read(&file).unwrap_err();
+            assert_eq!((error.code, error.width), (ErrorCode::Unsupported, Some(5)), "{word}");
+            assert!(error.message.contains(word), "{}", error.message);
+        }
         assert_eq!(read(b"\xff\xd8\xff\x02\0\0").unwrap_err().code, ErrorCode::Corrupt);
     }
 }
