@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -33,6 +34,8 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # One of a kind that shares so much of the smaller box with a better one is the same thing: from here on it is doubted, and
 # another such step on it is gone. A hard limit would make two answers out of a last bit.
 OVERLAP, STEP = 0.45, 0.2
+# So many that the last is far below the threshold: which of two equal ones is the last, is a matter of a last bit too.
+KEEP = 200
 # What SSD's own coder holds sizes to: a box of 62 anchors.
 LARGEST_LOG = 4.135
 
@@ -68,7 +71,7 @@ class Detector(nn.Module):
 
     torchvision's own end of it makes a list an image by operators that libtorch does not have."""
 
-    def __init__(self, side: int, keep: int = 60) -> None:
+    def __init__(self, side: int, keep: int = KEEP) -> None:
         super().__init__()
         whole = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=8).eval()
         self.backbone, self.head, self.side, self.keep = whole.backbone, whole.head, side, keep
@@ -152,7 +155,7 @@ def cases() -> Dict[str, Case]:
         "tags": Case(tags, 128, {"head": "multi_label", "labels": names(12), "threshold": 0.4}),
         "pair": Case(pair, 96, both(0, 1)),
         "named_pair": Case(named_pair, 96, both("features", "logits")),
-        "detector": Case(detector, 320, {"head": "detection", "labels": names(8), "threshold": 0.3, "max_boxes": 60}),
+        "detector": Case(detector, 320, {"head": "detection", "labels": names(8), "threshold": 0.3, "max_boxes": KEEP}),
         "segmenter": Case(segmenter, 64, {"head": "raw", "output": "out"}),
     }
 
@@ -180,6 +183,8 @@ def main() -> int:
 def rows(programs: Path, work: Path, bundle: Path) -> Dict[str, Any]:
     """Rows by the name of their photo."""
     out = work / f"out-{bundle.name}"
+    # Of an earlier run, whose bundle may have been another.
+    shutil.rmtree(out, ignore_errors=True)
     run = [str(programs / "trawl-worker"), "run", str(work / "photos"), "--model", str(bundle), "--out", str(out), "--topk", "1000"]
     subprocess.run([*run, "--output", "json"], check=True, stdout=subprocess.DEVNULL)
     printed = subprocess.run([str(programs / "trawl"), "export", str(out), "--to", "jsonl"], check=True, stdout=subprocess.PIPE)

@@ -137,6 +137,10 @@ fn frame_header(marker: u8, segment: &[u8]) -> Result<Header<'static>, ImageErro
         return refuse("hierarchical coding".to_owned());
     }
     let lossless = matches!(marker, 0xc3 | 0xcb);
+    if lossless && components == 1 {
+        // libjpeg turns one lossless channel into no three.
+        return refuse("lossless coding of gray".to_owned());
+    }
     let many_scans = matches!(marker, 0xc2 | 0xca);
     Ok(Header { width, height, components, lossless, many_scans, exif: None })
 }
@@ -208,6 +212,7 @@ mod tests {
             (frame + 9, 2, "2 colour components"),
             (frame + 1, 0xc5, "hierarchical"),
             (frame + 1, 0xcf, "hierarchical"),
+            (frame + 1, 0xc3, "lossless coding of gray"),
         ] {
             let mut file = SMALL.to_vec();
             file[at] = byte;
