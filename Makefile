@@ -67,6 +67,7 @@ parity: ## the answers beside Python's: torchvision, timm, Hugging Face and the 
 	cargo build -p trawl-producer -p trawl-worker --bins
 	@[ -x $(PARITY_PYTHON) ] || { python3 -m venv .parity/venv && .parity/venv/bin/pip install -q -r worker/models/parity.txt; }
 	@$(PARITY_PYTHON) -B worker/models/parity.py --programs $${CARGO_TARGET_DIR:-target}/debug
+	@$(PARITY_PYTHON) -B worker/models/parity_heads.py --programs $${CARGO_TARGET_DIR:-target}/debug
 
 stack-up: ## start private RabbitMQ, Redis and S3 in .stack; then: . .stack/env
 	@$(SETUP) python servers

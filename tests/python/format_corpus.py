@@ -12,7 +12,9 @@ import argparse
 import hashlib
 import io
 import json
+import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,8 +51,39 @@ def jpegs(rng, im):
     yield "restart_rows_progressive", saved(im, "JPEG", restart_marker_rows=1, progressive=True)
     yield "qtables", saved(im, "JPEG", qtables="web_high")
     yield "icc_comment", saved(im, "JPEG", comment=b"hello", icc_profile=b"\0" * 70000)
+    yield "lossless_gray", lossless(np.asarray(im.convert("L"))[..., None])
+    yield "lossless_rgb", lossless(np.asarray(im))
+    if shutil.which("jpegtran"):
+        for name, source, flags in (("rgb", im, []), ("gray", im.convert("L"), []), ("progressive", im, ["-progressive"])):
+            command = ["jpegtran", "-arithmetic", *flags]
+            yield f"arithmetic_{name}", subprocess.run(command, input=saved(source, "JPEG", quality=85), stdout=subprocess.PIPE, check=True).stdout
     if "MPO" in Image.SAVE_ALL:
         yield "mpo", saved(im, "MPO", save_all=True, append_images=[im])
+
+
+def lossless(samples):
+    """A lossless JPEG, which Pillow reads and does not write: each sample by its difference from the one on its left."""
+    h, w, channels = samples.shape
+    samples = samples.astype(int)
+    bits = []
+    for y in range(h):
+        for x in range(w):
+            for c in range(channels):
+                before = samples[y, x - 1, c] if x else samples[y - 1, 0, c] if y else 128
+                off = int(samples[y, x, c] - before)
+                size = abs(off).bit_length()
+                bits.append(f"{size:04b}")
+                if size:
+                    bits.append(f"{off if off > 0 else off + (1 << size) - 1:0{size}b}")
+    coded = "".join(bits)
+    coded += "1" * (-len(coded) % 8)
+    # One table: ten lengths of differences, four bits for each.
+    table = bytes([0, 0, 0, 0, 10] + [0] * 12 + list(range(10)))
+    frame = struct.pack(">BHHB", 8, h, w, channels) + b"".join(bytes([c + 1, 0x11, 0]) for c in range(channels))
+    scan = bytes([channels]) + b"".join(bytes([c + 1, 0]) for c in range(channels)) + bytes([1, 0, 0])
+    segment = lambda marker, body: bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+    data = int(coded, 2).to_bytes(len(coded) // 8, "big").replace(b"\xff", b"\xff\0")
+    return b"\xff\xd8" + segment(0xC4, table) + segment(0xC3, frame) + segment(0xDA, scan) + data + b"\xff\xd9"
 
 
 def pngs(rng, im):

@@ -46,7 +46,7 @@ def main() -> int:
     warnings.filterwarnings("ignore")
     work = Path(args.work)
     photos = work / "photos"
-    _draw(photos, args.images)
+    draw(photos, args.images)
     worst = 0
     for case in _cases(work, args):
         if case.export:
@@ -56,7 +56,7 @@ def main() -> int:
     return worst
 
 
-def _draw(folder: Path, count: int) -> None:
+def draw(folder: Path, count: int) -> None:
     """Photos by the look of their sizes and formats, with every kind of picture that the golden tests know."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)

@@ -392,7 +392,8 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "BUNDLE")]
     pub model: Option<String>,
 
-    /// The largest difference of a probability, or of a number of a vector, that counts as the same
+    /// The largest difference that counts as the same: of a probability, of a number of a vector, of a box's corner as a
+    /// share of the image's longer side
     #[arg(long, default_value_t = 1e-4, value_name = "D")]
     pub tolerance: f64,
 

@@ -30,7 +30,7 @@ use trawl_common::{
         Cursor, OutputLayout, PartFooter, PlanDone,
         part_rows::read_rows,
         plan_file::{encode_plan_file, read_plan_file},
-        row::{ClassScore, Outcome, Prediction, ResultRow},
+        row::{ClassScore, FoundBox, Outcome, Prediction, ResultRow},
     },
     shutdown::Shutdown,
     storage::{Storage, StorageError, Stores},
@@ -226,7 +226,8 @@ struct Compared {
     same: bool,
     /// None for what has no classes.
     same_top1: Option<bool>,
-    /// The largest difference of a probability or of a number; none where nothing can be compared.
+    /// The largest difference of a probability, of a number, or of a box's corner as a share of the image's longer side;
+    /// none where nothing can be compared.
     difference: Option<f64>,
 }
 
@@ -239,10 +240,12 @@ impl Compared {
             }
             _ => return Self { same: false, same_top1: None, difference: None },
         };
-        Self::of_answers(a, b, tolerance)
+        let side = stored.width.max(stored.height).unwrap_or(1).max(1);
+        Self::of_answers(a, b, side, tolerance)
     }
 
-    fn of_answers(a: &Prediction, b: &Prediction, tolerance: f64) -> Self {
+    /// Of an image whose longer side has `side` pixels.
+    fn of_answers(a: &Prediction, b: &Prediction, side: u32, tolerance: f64) -> Self {
         let of = |difference: f64, same_top1| Self {
             same: difference <= tolerance && same_top1 != Some(false),
             same_top1,
@@ -259,8 +262,7 @@ impl Compared {
             }
             (Prediction::Boxes(a), Prediction::Boxes(b)) if a.len() == b.len() => {
                 let alike = a.iter().zip(b).all(|(a, b)| a.index == b.index);
-                let scores = a.iter().zip(b).map(|(a, b)| f64::from((a.score - b.score).abs()));
-                let worst = scores.fold(0.0, f64::max);
+                let worst = a.iter().zip(b).map(|(a, b)| apart_by_box(a, b, side)).fold(0.0, f64::max);
                 if alike { of(worst, None) } else { other() }
             }
             (Prediction::Vector(a), Prediction::Vector(b)) if a.len() == b.len() => of(apart(a, b), None),
@@ -268,7 +270,7 @@ impl Compared {
                 of(apart(a, b), None)
             }
             (Prediction::Several(a), Prediction::Several(b)) if a.len() == b.len() => {
-                let heads = a.iter().zip(b).map(|((_, a), (_, b))| Self::of_answers(a, b, tolerance));
+                let heads = a.iter().zip(b).map(|((_, a), (_, b))| Self::of_answers(a, b, side, tolerance));
                 let all = Self { same: true, same_top1: None, difference: None };
                 heads.fold(all, |all, head| Self {
                     same: all.same && head.same,
@@ -290,6 +292,13 @@ impl Compared {
 /// The largest difference of two vectors' numbers.
 fn apart(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+}
+
+/// The larger of the differences of a score and of a corner. A corner's is a share of the image's longer side: a number
+/// of pixels would mean another thing for a thumbnail than for a scan, and one tolerance is for both.
+fn apart_by_box(a: &FoundBox, b: &FoundBox, side: u32) -> f64 {
+    let score = f64::from((a.score - b.score).abs());
+    score.max(apart(&a.corners, &b.corners) / f64::from(side))
 }
 
 /// The largest difference of a class's probability.
@@ -348,7 +357,12 @@ fn print_text(report: &Value) {
         line(&format!("{}.", i + 1), &|row| {
             let class = &row["answer"][i];
             let name = class["label"].as_str().map_or_else(|| text(&class["idx"]), printable);
-            class["prob"].as_f64().map_or(String::new(), |p| format!("{p:.6}  {name}"))
+            let corners = class["box"].as_array().map_or(String::new(), |corners| {
+                let pixels: Vec<_> =
+                    corners.iter().filter_map(Value::as_f64).map(|c| format!("{c:.1}")).collect();
+                format!("  [{}]", pixels.join(" "))
+            });
+            class["prob"].as_f64().map_or(String::new(), |p| format!("{p:.6}  {name}{corners}"))
         });
     }
     if report["stored"]["answer"].is_object() {
@@ -387,6 +401,43 @@ mod tests {
     fn classes(scores: &[(i32, f32)]) -> ResultRow {
         let score = |&(index, probability)| ClassScore { index, label: None, probability };
         row(Outcome::Ok(Prediction::Classes(scores.iter().map(score).collect())))
+    }
+
+    fn boxes(found: &[(i32, f32, [f32; 4])]) -> Prediction {
+        let one = |&(index, score, corners)| FoundBox { corners, index, label: None, score };
+        Prediction::Boxes(found.iter().map(one).collect())
+    }
+
+    #[test]
+    fn boxes_are_the_same_by_class_score_and_corners() {
+        let of_image = |answer: Prediction| ResultRow {
+            width: Some(1000),
+            height: Some(2000),
+            ..row(Outcome::Ok(answer))
+        };
+        let (first, second) = ((1, 0.9, [10.0, 20.0, 30.0, 40.0]), (2, 0.5, [0.0; 4]));
+        let stored = of_image(boxes(&[first, second]));
+        let compare = |answer: Prediction| Compared::of(&stored, &of_image(answer), 1e-3);
+        let of = |same, difference| Compared { same, same_top1: None, difference };
+        assert_eq!(compare(boxes(&[first, second])), of(true, Some(0.0)));
+        // A pixel of 2000 is within a thousandth, four are not; nor is a score of a hundredth more.
+        let moved = |by: f32| boxes(&[(1, 0.9, [10.0, 20.0, 30.0, 40.0 + by]), second]);
+        assert_eq!(compare(moved(1.0)), of(true, Some(0.0005)));
+        assert_eq!(compare(moved(-4.0)), of(false, Some(0.002)));
+        assert!(!compare(boxes(&[(1, 0.91, first.2), second])).same);
+        // Another class, one box less, none at all.
+        assert_eq!(compare(boxes(&[(3, 0.9, first.2), second])), of(false, None));
+        assert_eq!(compare(boxes(&[first])), of(false, None));
+        assert_eq!(compare(boxes(&[])), of(false, None));
+        // Beside other heads.
+        let beside = |found| {
+            of_image(Prediction::Several(vec![
+                ("look".into(), Prediction::Vector(vec![1.0])),
+                ("things".into(), found),
+            ]))
+        };
+        let both = Compared::of(&beside(boxes(&[first, second])), &beside(moved(-4.0)), 1e-3);
+        assert_eq!(both, of(false, Some(0.002)));
     }
 
     #[test]

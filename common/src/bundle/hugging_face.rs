@@ -8,6 +8,7 @@
 use super::{
     BUNDLE_VERSION, BundleSpec, Centre, Head, HeadSpec, InputSpec, Interpolation, Resize, ResizeMode,
     fields::{Fields, quoted},
+    head::DEFAULT_LABEL_THRESHOLD,
 };
 use serde_json::Value;
 
@@ -92,10 +93,15 @@ pub(super) fn describe(
     let processor = processor.ok_or_else(|| {
         format!("there is no {PROCESSOR} beside {CONFIG}: without it nobody knows how images are prepared")
     })?;
-    let problem = config.text("problem_type")?.unwrap_or("single_label_classification");
-    if problem != "single_label_classification" {
-        return Err(format!("`problem_type` is {problem:?}: single_label_classification is known"));
-    }
+    let head = match config.text("problem_type")?.unwrap_or("single_label_classification") {
+        "single_label_classification" => Head::Classification,
+        "multi_label_classification" => Head::MultiLabel { threshold: DEFAULT_LABEL_THRESHOLD },
+        other => {
+            return Err(format!(
+                "`problem_type` is {other:?}: single_label_classification and multi_label_classification are known"
+            ));
+        }
+    };
     let architecture = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     if let Some(other) = architecture.filter(|name| !name.contains("ForImageClassification")) {
         return Err(format!(
@@ -103,7 +109,7 @@ pub(super) fn describe(
         ));
     }
     let (labels, input) = (labels(config)?, input(processor)?);
-    let heads = vec![HeadSpec::only(Head::Classification, labels)];
+    let heads = vec![HeadSpec::only(head, labels)];
     Ok(BundleSpec { version: BUNDLE_VERSION, name: name.into(), heads, input })
 }
 

@@ -55,7 +55,11 @@ impl Merger {
             // With the schema that we write: what a file says besides, of no interest to rows, may differ.
             writer.write(&RecordBatch::try_new(schema.clone(), rows?.columns().to_vec())?)?;
         }
-        self.columns = Some(columns);
+        match self.columns.replace(columns) {
+            // Who copies rows has not computed them.
+            None => self.footer.engine = footer.engine.clone(),
+            Some(_) => self.footer.engine.add(&footer.engine),
+        }
         self.footer.rows += footer.rows;
         self.footer.failures += footer.failures;
         for (code, n) in &footer.errors {
@@ -77,5 +81,76 @@ impl Merger {
             writer.append_key_value_metadata(entry);
         }
         Ok((writer.into_inner()?.into(), self.footer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::{
+        engine::Engine,
+        part::encode_part,
+        row::{ClassScore, Outcome, Prediction, ResultRow},
+    };
+
+    fn part(batch: u64, version: &str, device: &str) -> Bytes {
+        let class = ClassScore { index: 1, label: None, probability: 0.5 };
+        let row = ResultRow {
+            key: format!("photos/{batch}.jpg"),
+            etag: None,
+            size: 1,
+            width: Some(2),
+            height: Some(3),
+            outcome: Outcome::Ok(Prediction::Classes(vec![class])),
+            carried: Vec::new(),
+        };
+        let engine = Engine {
+            trawl: version.into(),
+            torch: "2.11.0".into(),
+            device: device.into(),
+            precision: "fp32".into(),
+        };
+        let footer = PartFooter { version: version.into(), engine, ..footer(batch, "a worker") };
+        let rows = [row];
+        encode_part(&rows, &Columns::classes(), &footer.counted(&rows)).unwrap()
+    }
+
+    fn footer(batch: u64, worker: &str) -> PartFooter {
+        PartFooter {
+            job: "j-1".parse().unwrap(),
+            created_unix_ms: None,
+            batch: BatchNumber(batch),
+            rows: 0,
+            failures: 0,
+            errors: Default::default(),
+            model_sha256: "ab".repeat(32),
+            preprocess_sha256: "cd".repeat(32),
+            version: env!("CARGO_PKG_VERSION").into(),
+            attempt_id: "attempt".into(),
+            worker: worker.into(),
+            stages: Default::default(),
+            engine: Engine { trawl: env!("CARGO_PKG_VERSION").into(), ..Engine::default() },
+        }
+    }
+
+    #[test]
+    fn a_file_of_several_parts_names_what_computed_their_rows() {
+        let mut merger = Merger::new(footer(0, "trawl compact"), 1000);
+        for (batch, (version, device)) in (5..).zip([("0.0.9", "cpu"), ("0.0.9", "cuda:0"), ("0.0.9", "cpu")])
+        {
+            merger.add(BatchNumber(batch), part(batch, version, device)).unwrap();
+        }
+        let (file, told) = merger.finish().unwrap();
+        let read = PartFooter::read(&file, file.len() as u64).unwrap();
+        assert_eq!(read, told);
+        let engine = Engine {
+            trawl: "0.0.9".into(),
+            torch: "2.11.0".into(),
+            device: "cpu, cuda:0".into(),
+            precision: "fp32".into(),
+        };
+        assert_eq!((read.rows, read.engine), (3, engine));
+        // Who wrote the file is another thing.
+        assert_eq!((&*read.version, &*read.worker), (env!("CARGO_PKG_VERSION"), "trawl compact"));
     }
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from describe import timm_models
-from describe.spec import ExportFailure, Spec, one_or_two, read, three
+from describe.spec import ExportFailure, Spec, one_or_two, read, three, with_head
 from describe.torchvision_models import drop_classifier
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -45,6 +45,7 @@ KINDS = {
     "Segformer": Kind(True, False),
     "Siglip": Kind(True, False),
 }
+PROBLEMS = {"single_label_classification": "classification", "multi_label_classification": "multi_label"}
 SUFFIXES = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 # Fields that do not change what a photo becomes, or are looked at below; the others must be absent or null.
 KNOWN = {
@@ -65,9 +66,9 @@ def describe(config: Dict[str, Any], processor: Optional[Dict[str, Any]]) -> Spe
     if processor is None:
         raise ExportFailure(f"there is no {PROCESSOR} beside {CONFIG}: without it nobody knows how images are prepared")
     problem = config.get("problem_type") or "single_label_classification"
-    if problem != "single_label_classification":
-        raise ExportFailure(f"`problem_type` is {problem!r}: single_label_classification is known")
-    return {"head": "classification", "labels": labels(config), "input": _input(processor)}
+    if problem not in PROBLEMS:
+        raise ExportFailure(f"`problem_type` is {problem!r}: {' and '.join(PROBLEMS)} are known")
+    return {"head": PROBLEMS[problem], "labels": labels(config), "input": _input(processor)}
 
 
 def labels(config: Dict[str, Any]) -> List[str]:
@@ -210,9 +211,7 @@ def build(torch: Any, transformers: Any, path: str, args: Any) -> Tuple[Any, Spe
         raise ExportFailure(f"transformers cannot make the model of {path}: {e}") from e
     if args.head == "embedding":
         drop_classifier(torch, model, path)
-    if args.head and args.head != "classification":
-        spec.update(head=args.head, labels=[])
-    return _logits(torch, model), spec
+    return _logits(torch, model), with_head(spec, args.head)
 
 
 def _usual(transformers: Any, config: Dict[str, Any]) -> Optional[Dict[str, Any]]:

@@ -8,7 +8,7 @@ import math
 import os
 from typing import Any, Dict, List, Tuple
 
-from describe.spec import INTERPOLATIONS, ExportFailure, Spec, one_or_two, three
+from describe.spec import INTERPOLATIONS, ExportFailure, Spec, one_or_two, three, with_head
 
 # timm.data.constants
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -84,9 +84,8 @@ def build(timm: Any, name: str, args: Any) -> Tuple[Any, Spec]:
     if args.test_size:
         for field in ("input_size", "crop_pct"):
             config[field] = config.get(f"test_{field}") or config.get(field)
-    head = args.head or "classification"
-    labels = _labels(timm, model) if head == "classification" else []
-    return model, {"head": head, "labels": labels, "input": describe(config)}
+    spec = {"head": "classification", "labels": _labels(timm, model), "input": describe(config)}
+    return model, with_head(spec, args.head)
 
 
 def _labels(timm: Any, model: Any) -> List[str]:

@@ -3,7 +3,7 @@
 import os
 from typing import Any, List, Tuple
 
-from describe.spec import ExportFailure, Spec, one_or_two
+from describe.spec import ExportFailure, Spec, one_or_two, with_head
 
 
 def build(torch: Any, models: Any, name: str, args: Any) -> Tuple[Any, Spec]:
@@ -32,9 +32,7 @@ def build(torch: Any, models: Any, name: str, args: Any) -> Tuple[Any, Spec]:
         raise ExportFailure(f"the weights {file or weights} cannot be loaded: {e}") from e
     if args.head == "embedding":
         drop_classifier(torch, model, name)
-    if args.head and args.head != "classification":
-        spec.update(head=args.head, labels=[])
-    return model, spec
+    return model, with_head(spec, args.head)
 
 
 def _describe(weights: Any) -> Any:

@@ -137,6 +137,10 @@ fn frame_header(marker: u8, segment: &[u8]) -> Result<Header<'static>, ImageErro
         return refuse("hierarchical coding".to_owned());
     }
     let lossless = matches!(marker, 0xc3 | 0xcb);
+    if lossless && components == 1 {
+        // libjpeg turns one lossless channel into no three.
+        return refuse("lossless coding of gray".to_owned());
+    }
     let many_scans = matches!(marker, 0xc2 | 0xca);
     Ok(Header { width, height, components, lossless, many_scans, exif: None })
 }
@@ -202,6 +206,20 @@ mod tests {
         let error = read(&twelve).unwrap_err();
         assert_eq!((error.code, error.width), (ErrorCode::Unsupported, Some(5)));
         assert!(error.message.contains("12 bits"), "{}", error.message);
+        // Of the frame's header: the marker behind 0xff, and the components behind bits, height and width.
+        let frame = SMALL.windows(2).position(|pair| pair == b"\xff\xc0").unwrap();
+        for (at, byte, word) in [
+            (frame + 9, 2, "2 colour components"),
+            (frame + 1, 0xc5, "hierarchical"),
+            (frame + 1, 0xcf, "hierarchical"),
+            (frame + 1, 0xc3, "lossless coding of gray"),
+        ] {
+            let mut file = SMALL.to_vec();
+            file[at] = byte;
+            let error = read(&file).unwrap_err();
+            assert_eq!((error.code, error.width), (ErrorCode::Unsupported, Some(5)), "{word}");
+            assert!(error.message.contains(word), "{}", error.message);
+        }
         assert_eq!(read(b"\xff\xd8\xff\x02\0\0").unwrap_err().code, ErrorCode::Corrupt);
     }
 }

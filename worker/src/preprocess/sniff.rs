@@ -140,4 +140,36 @@ mod tests {
             let _ = sniff(&b"RIFF\0\0\0\0WEBP"[..length]);
         }
     }
+
+    #[test]
+    fn formats_that_are_not_decoded_are_refused_by_name() {
+        let avif = b"\0\0\0\x20ftypavif\0\0\0\0";
+        let heic = b"\0\0\0\x18ftypheic\0\0\0\0";
+        let heif = b"\0\0\0\x18ftypmif1\0\0\0\0";
+        let dicom = [&[0; 128][..], b"DICM\x02\0"].concat();
+        for (bytes, name) in [
+            (&avif[..], "AVIF"),
+            (heic, "HEIC"),
+            (heif, "HEIF"),
+            (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ", "JPEG 2000"),
+            (b"\xff\x4f\xff\x51\0\x2f", "JPEG 2000"),
+            (b"\xff\x0a\xfa\x7f", "JPEG XL"),
+            (b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl ", "JPEG XL"),
+            (b"II\x2b\0\x08\0\0\0", "BigTIFF"),
+            (b"8BPS\0\x01", "PSD"),
+            (b"\0\0\x01\0\x01\0\x10\x10", "ICO"),
+            (b"\x76\x2f\x31\x01\x02\0", "OpenEXR"),
+            (b"qoif\0\0\0\x05", "QOI"),
+            (b"DDS \x7c\0\0\0", "DDS"),
+            (b"P6\n5 3\n255\n", "Netpbm"),
+            (b"P5\n5 3\n255\n", "Netpbm"),
+            (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n", "Radiance HDR"),
+            (b"<svg xmlns=\"http://www.w3.org/2000/svg\">", "SVG"),
+            (&dicom, "DICOM"),
+        ] {
+            let error = sniff(bytes).unwrap_err();
+            assert_eq!(error.code, ErrorCode::Unsupported, "{name}");
+            assert!(error.message.starts_with(&format!("{name} is not decoded")), "{}", error.message);
+        }
+    }
 }
