@@ -53,6 +53,8 @@ pub async fn run(options: &Options) -> Result<Value> {
     let broker = Watched::new(options.services.broker("scale-submit").await?);
     let (ledger, mut redis) = (options.services.ledger().await?, options.services.redis().await?);
     let memory_before = redis.used_memory().await?;
+    // What this program has loaded and `trawl` has not: libtorch.
+    let base_rss = peak_rss()?;
     let began = Instant::now();
     let (planned, first_plan) = submit(options, &spec, &stores, &broker, &ledger).await?;
     let seconds = began.elapsed().as_secs_f64();
@@ -74,6 +76,7 @@ pub async fn run(options: &Options) -> Result<Value> {
         "keys_per_second": (options.keys as f64 / seconds).round(),
         "seconds_to_first_plan_file": since(first_plan),
         "seconds_to_first_message": since(broker.first()),
+        "base_rss_bytes": base_rss,
         "peak_rss_bytes": rss,
         "plan_files": plan_files,
         "plan_bytes": plan_bytes,

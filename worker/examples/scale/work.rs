@@ -50,8 +50,9 @@ use trawl_worker::{
 /// How often the counters are looked at: one question, so that it does not show in the figures.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A job that has not moved for so long is not slow but stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// A job that has not moved for so long is stuck: longer than idle workers wait until they look a still job over, so
+/// that such a pause shows as one.
+const STUCK_AFTER: Duration = Duration::from_secs(180);
 
 /// What is in hand at the end is settled long before.
 const GRACE: Duration = Duration::from_secs(30);
@@ -97,7 +98,7 @@ pub async fn run(options: &Options) -> Result<Value> {
     let clock = Clock::start(&options.server)?;
     let began = Instant::now();
     fleet.begin();
-    until(&ledger, &spec, &mut fleet, |_, done| done >= options.batches).await?;
+    let pause = until(&ledger, &spec, &mut fleet, |_, done| done >= options.batches).await?;
     let seconds = began.elapsed().as_secs_f64();
     let spent = serde_json::to_value(clock.report(options.batches)?)?;
     until(&ledger, &spec, &mut fleet, |state, _| state == JobState::Complete).await?;
@@ -116,6 +117,7 @@ pub async fn run(options: &Options) -> Result<Value> {
         "batch_size": options.batch_size,
         "seconds": rounded(seconds),
         "batches_per_second": rounded(options.batches as f64 / seconds),
+        "longest_pause_seconds": rounded(pause.as_secs_f64()),
         "finish_seconds": rounded(finish),
         "spent": spent,
         "requests": asked,
@@ -240,18 +242,19 @@ impl Loader for Nothing {
     }
 }
 
-/// Waits until the job's state and its batches done are as wanted.
+/// Waits until the job's state and its batches done are as wanted; gives the longest time in which none was done.
 async fn until(
     ledger: &dyn Ledger,
     spec: &JobSpec,
     fleet: &mut Fleet,
     wanted: impl Fn(JobState, u64) -> bool,
-) -> Result<()> {
-    let (mut seen, mut moved) = (0, Instant::now());
+) -> Result<Duration> {
+    let (mut seen, mut moved, mut longest) = (0, Instant::now(), Duration::ZERO);
     loop {
         let progress = ledger.progress(&spec.job).await?.context("the ledger has lost the job")?;
+        longest = longest.max(moved.elapsed());
         if wanted(progress.state, progress.batches_done) {
-            return Ok(());
+            return Ok(longest);
         }
         if progress.batches_done > seen {
             (seen, moved) = (progress.batches_done, Instant::now());
