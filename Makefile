@@ -12,7 +12,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Folder of `make man`.
 MAN_DIR ?= man/man1
 
-.PHONY: help man setup demo test check sim lint chaos bench bench-peers parity stack-up stack-down clean distclean
+.PHONY: help man setup demo test check sim lint chaos bench scale bench-peers parity stack-up stack-down clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ bench: ## decode, resize, encode and plan on one core, then whole runs: BENCH_MO
 	cargo bench -p trawl-worker --bench stages
 	@python3 -B bench/stages.py $${CARGO_TARGET_DIR:-target} --out bench/results/stages.json \
 		$(if $(BENCH_MODELS),$(foreach model,$(BENCH_MODELS),--model $(model)) --images $(BENCH_IMAGES))
+
+KEYS ?= 100000,1000000
+scale: ## what grows with a job: KEYS=100000,1000000 (1e7) images listed and queued, fleets, the ledger, 100,000 parts verified
+	@$(SETUP) build servers
+	cargo build --release -p trawl-producer -p trawl-worker --bins --example scale
+	@python3 -B bench/scale --programs $${CARGO_TARGET_DIR:-target}/release --keys $(KEYS) $(SCALE)
 
 bench-peers: ## ROUNDS=3 TUNED=1: trawl beside PyTorch, Ray Data and Daft (5.7 GB to install, an hour to run)
 	@$(SETUP) build python

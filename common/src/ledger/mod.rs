@@ -194,6 +194,15 @@ pub struct Fed {
     pub next: BatchNumber,
 }
 
+impl Fed {
+    /// Whether a message of `chain` that goes on with batch `from` is the one that is due, by what was noted last. Who
+    /// queues a message notes it afterwards, so that a crash in between loses neither; until then the message is ahead
+    /// of the note, and may be in somebody's hands already. One that is behind it came twice.
+    pub fn is_followed_by(self, chain: u64, from: BatchNumber) -> bool {
+        self.chain == chain && self.next <= from
+    }
+}
+
 /// A job's counters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -320,4 +329,19 @@ pub trait Ledger: Send + Sync {
 
     /// Every known job, the newest first.
     async fn jobs(&self, limit: usize) -> Result<Vec<Progress>, LedgerError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_quicker_than_its_note_is_followed_and_one_that_comes_twice_is_not() {
+        let noted = Fed { chain: 7, next: BatchNumber(100) };
+        let follows = |chain, from| noted.is_followed_by(chain, BatchNumber(from));
+        assert!(follows(7, 100), "the one that was noted");
+        assert!(follows(7, 356), "the one after it, whose note is still on its way");
+        assert!(!follows(7, 99), "one that was worked on before");
+        assert!(!follows(8, 100) && !follows(8, 356), "another chain has taken over");
+    }
 }

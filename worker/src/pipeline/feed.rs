@@ -66,7 +66,7 @@ impl Pipeline {
             Err(error) => tracing::warn!(%error, "the ledger does not answer; going on without it"),
         }
         let fed = self.ledger.fed(job).await.ok().flatten();
-        fed.is_none_or(|fed| fed == Fed { chain: *chain, next: *from })
+        fed.is_none_or(|fed| fed.is_followed_by(*chain, *from))
     }
 
     /// Begins to feed a job anew, from its first batch on: what was to be queued is lost.

@@ -162,3 +162,30 @@ async fn an_append_knows_its_own_file_and_yields_to_another() {
     late.finish(&late.cursor.clone()).await.unwrap();
     assert!(matches!(log().done().await.unwrap_err(), PlanError::BrokenPlan { .. }));
 }
+
+#[tokio::test]
+async fn plan_files_that_are_left_to_a_feed_are_known_by_their_footers() {
+    let (stores, job) = (bucket(5300).await, spec(&["s3://b/p"]));
+    let enlisted = async || {
+        let (broker, ledger) = (MemoryBroker::new(), MemoryLedger::new());
+        let (_, spec) = open_output(&job, &stores).await?;
+        let ready = Ready::AtMost(2);
+        let ctx =
+            Enlisting { spec: &spec, stores: &stores, broker: &broker, ledger: &ledger, window: 4, ready };
+        enlist(ctx, &mut |_| {}, &CancellationToken::new()).await
+    };
+    assert_eq!(enlisted().await.unwrap().published, 530);
+    let batches = plan(&stores, &job).await;
+    let (store, layout) = output(&stores, &job).await;
+    // The rows of the second file are spoiled, its footer is not: whoever reads the rows finds out.
+    let key = layout.plan_file(1);
+    let mut bytes = store.get(&key, 1 << 20).await.unwrap().bytes.to_vec();
+    let rows = bytes.len() / 4;
+    bytes[..rows].fill(0);
+    store.put(&key, bytes.into()).await.unwrap();
+    let (number, images) = &batches[120];
+    assert_eq!(enlisted().await.unwrap().published, 530);
+    // A part in it is to be recorded, with the images that the plan has for it.
+    put_part(&stores, &job, *number, images).await;
+    assert!(matches!(enlisted().await.unwrap_err(), PlanError::PlanFile { .. }));
+}
