@@ -156,7 +156,7 @@ impl Storage for Synthetic {
                     .collect();
                 // Only a full page has another behind it.
                 let next = (objects.len() == self.page && end < self.keys).then_some(end);
-                (!objects.is_empty()).then(|| (Ok(ListPage { objects, unlistable: 0 }), next))
+                (!objects.is_empty()).then_some((Ok(ListPage { objects, unlistable: 0 }), next))
             }
         })
         .boxed()
