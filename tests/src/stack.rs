@@ -7,6 +7,7 @@ use std::{
     process::Command,
     sync::OnceLock,
 };
+use trawl_common::storage::object::AzureConfig;
 
 /// Running servers.
 #[derive(Debug)]
@@ -80,6 +81,16 @@ impl Stack {
     /// If the stack has no such server.
     pub fn get(&self, name: &str) -> &str {
         self.env.get(name).unwrap_or_else(|| panic!("{name} is not exported by the stack"))
+    }
+
+    /// How Azure is reached.
+    ///
+    /// # Panics
+    /// If the stack has none.
+    pub fn azure(&self) -> AzureConfig {
+        let account = self.get("AZURE_STORAGE_ACCOUNT_NAME").to_owned();
+        let endpoint = format!("{}/{account}", self.get("AZURITE_BLOB_STORAGE_URL"));
+        AzureConfig { endpoint, account, key: self.get("AZURE_STORAGE_ACCOUNT_KEY").to_owned() }
     }
 
     /// Kills a server and starts it again on the same port with the same data.

@@ -15,10 +15,7 @@ use tokio::runtime::Runtime;
 use trawl_common::{
     planning::contents::packing::Packing,
     results::row::ResultRow,
-    storage::{
-        Storage,
-        object::{AzureConfig, ObjectStorage},
-    },
+    storage::{Storage, object::ObjectStorage},
 };
 use trawl_tests::{
     gcs::Gcs,
@@ -140,11 +137,8 @@ struct Clouds {
 impl Clouds {
     fn with(photos: &[(String, Vec<u8>)]) -> Self {
         let (gcs, azure) = (Gcs::start(), Stack::start("azure"));
-        let account = azure.get("AZURE_STORAGE_ACCOUNT_NAME").to_owned();
-        let endpoint = format!("{}/{account}", azure.get("AZURITE_BLOB_STORAGE_URL"));
-        let key = azure.get("AZURE_STORAGE_ACCOUNT_KEY").to_owned();
         Runtime::new().unwrap().block_on(async {
-            let container = ObjectStorage::azure_with("trawl", AzureConfig { endpoint, account, key }).await;
+            let container = ObjectStorage::azure_with("trawl", azure.azure()).await;
             for (name, bytes) in photos {
                 container.put(&format!("in/{name}"), bytes.clone().into()).await.unwrap();
             }

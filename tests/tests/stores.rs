@@ -16,7 +16,7 @@ use trawl_common::{
     results::{part_rows::read_rows, row::ResultRow},
     storage::{
         Storage,
-        object::{AzureConfig, GcsConfig, ObjectStorage},
+        object::{GcsConfig, ObjectStorage},
     },
 };
 use trawl_tests::{
@@ -56,12 +56,9 @@ impl Rig {
     fn new(name: &str) -> Self {
         let (stack, gcs) = (stack(), Gcs::start());
         let runtime = Runtime::new().unwrap();
-        let account = stack.get("AZURE_STORAGE_ACCOUNT_NAME").to_owned();
-        let endpoint = format!("{}/{account}", stack.get("AZURITE_BLOB_STORAGE_URL"));
-        let key = stack.get("AZURE_STORAGE_ACCOUNT_KEY").to_owned();
-        let azure = AzureConfig { endpoint, account, key };
         let google = GcsConfig { base_url: gcs.url(), token: None };
-        let azure: Arc<dyn Storage> = Arc::new(runtime.block_on(ObjectStorage::azure_with("trawl", azure)));
+        let azure: Arc<dyn Storage> =
+            Arc::new(runtime.block_on(ObjectStorage::azure_with("trawl", stack.azure())));
         let google: Arc<dyn Storage> =
             Arc::new(runtime.block_on(ObjectStorage::gcs_with(Gcs::BUCKET, google)));
         let dir = tempfile::tempdir().unwrap();
