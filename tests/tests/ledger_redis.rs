@@ -450,3 +450,64 @@ async fn a_lazy_connection_asks_nothing_and_finds_the_server_later() {
     assert!(fleet.workers(9).await.expect("somebody is there").is_empty());
     assert!(matches!(RedisLedger::lazily("nonsense", &TlsFiles::default()), Err(LedgerError::BadUrl(_))));
 }
+
+/// Milliseconds that each key of a job is still kept, -1 for good; none if it is not there.
+async fn kept(redis: &OwnRedis, job: &JobId) -> Vec<i64> {
+    let client = redis::Client::open(redis.url()).expect("a URL");
+    let mut link = client.get_multiplexed_async_connection().await.expect("a connection");
+    let mut kept = Vec::new();
+    for what in ["meta", "done", "errors", "rate", "claims", "claimers"] {
+        let key = format!("trawl:{{{job}}}:{what}");
+        let left: i64 = redis::cmd("PTTL").arg(key).query_async(&mut link).await.expect("an answer");
+        if left != -2 {
+            kept.push(left);
+        }
+    }
+    kept
+}
+
+#[tokio::test]
+async fn a_job_that_has_ended_is_forgotten_in_the_end_and_one_at_work_is_not() {
+    let redis = OwnRedis::start(&[]).await;
+    let ledger = RedisLedger::connect(&redis.url()).await.expect("a connection");
+    let outcome = BatchOutcome {
+        images_ok: 1,
+        images_failed: 1,
+        errors: [(ErrorCode::Empty, 1)].into(),
+        ..Default::default()
+    };
+    let (finished, given_up): (JobId, JobId) = ("finished".parse().unwrap(), "given-up".parse().unwrap());
+    for job in [&finished, &given_up] {
+        open(&ledger, job).await;
+        ledger.claim(job, BatchNumber(1), "w").await.expect("claim");
+        ledger.complete(job, BatchNumber(0), &outcome).await.expect("complete");
+        assert_eq!(kept(&redis, job).await, [-1; 6], "at work");
+    }
+    let ends = |left: &i64| *left > 29 * 24 * 3600 * 1000 && *left <= 30 * 24 * 3600 * 1000;
+    let record = |job: &JobId, created_unix_ms| JobRecord {
+        job: job.clone(),
+        out: "/out".into(),
+        queue: "default".into(),
+        created_unix_ms,
+    };
+    ledger.finalized(&record(&finished, 1), 2, &outcome).await.expect("finalized");
+    let left = kept(&redis, &finished).await;
+    assert!(left.len() == 4 && left.iter().all(ends), "{left:?}");
+
+    assert!(ledger.cancel(&given_up).await.expect("cancel"));
+    // What was in hand then, with the last of the claims, ends too.
+    ledger.complete(&given_up, BatchNumber(1), &outcome).await.expect("complete");
+    let left = kept(&redis, &given_up).await;
+    assert!(left.len() == 4 && left.iter().all(ends), "{left:?}");
+    open(&ledger, &given_up).await;
+    assert_eq!(kept(&redis, &given_up).await, [-1; 4], "taken back to work");
+
+    // The index goes with them, as others are opened.
+    ledger.forget(&finished).await.expect("forget");
+    ledger.open(&record(&"later".parse().unwrap(), 31 * 24 * 3600 * 1000)).await.expect("open");
+    let client = redis::Client::open(redis.url()).expect("a URL");
+    let mut link = client.get_multiplexed_async_connection().await.expect("a connection");
+    let names: Vec<String> =
+        redis::cmd("ZRANGE").arg("trawl:jobs").arg(0).arg(-1).query_async(&mut link).await.unwrap();
+    assert_eq!(names, ["given-up", "later"]);
+}

@@ -443,9 +443,18 @@ pub async fn what_is_fed_is_noted(ledger: &dyn Ledger, job: &JobId) {
         open(ledger, job).await;
         assert_eq!(ledger.fed(job).await.expect("fed"), Some(fed));
     }
+    // Of the chain that is noted, and on: all else is late.
+    for (chain, next, noted) in [(0x00ab, 100_000_001, true), (0x00ab, 7, false), (9, 200_000_000, false)] {
+        let (before, fed) = (ledger.fed(job).await.expect("fed"), Fed { chain, next: BatchNumber(next) });
+        ledger.advance_fed(job, fed).await.expect("advance_fed");
+        assert_eq!(ledger.fed(job).await.expect("fed"), if noted { Some(fed) } else { before });
+    }
     // Another submission of that name begins anew.
     ledger.open(&record(job, CREATED + 1)).await.expect("open");
     assert_eq!(ledger.fed(job).await.expect("fed"), None);
+    let first = Fed { chain: 3, next: BatchNumber(4) };
+    ledger.advance_fed(job, first).await.expect("advance_fed");
+    assert_eq!(ledger.fed(job).await.expect("fed"), Some(first));
 }
 
 /// A paused job's batches are neither begun nor claimed, it counts what is finished all the same, and opening it takes

@@ -139,6 +139,11 @@ impl Ledger for FaultyLedger {
         self.call("set fed".into(), move |l| async move { l.set_fed(&job, fed).await }).await
     }
 
+    async fn advance_fed(&self, job: &JobId, fed: Fed) -> Result<(), LedgerError> {
+        let job = job.clone();
+        self.call("advance fed".into(), move |l| async move { l.advance_fed(&job, fed).await }).await
+    }
+
     async fn fed(&self, job: &JobId) -> Result<Option<Fed>, LedgerError> {
         let job = job.clone();
         self.call("fed".into(), move |l| async move { l.fed(&job).await }).await

@@ -275,6 +275,15 @@ impl Ledger for MemoryLedger {
         Ok(())
     }
 
+    async fn advance_fed(&self, job: &JobId, fed: Fed) -> Result<(), LedgerError> {
+        let mut jobs = self.jobs();
+        let noted = &mut jobs.entry(job.clone()).or_default().fed;
+        if noted.is_none_or(|noted| noted.chain == fed.chain && noted.next < fed.next) {
+            *noted = Some(fed);
+        }
+        Ok(())
+    }
+
     async fn fed(&self, job: &JobId) -> Result<Option<Fed>, LedgerError> {
         Ok(self.jobs().get(job).and_then(|job| job.fed))
     }

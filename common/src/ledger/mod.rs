@@ -308,9 +308,13 @@ pub trait Ledger: Send + Sync {
         older_than: Duration,
     ) -> Result<bool, LedgerError>;
 
-    /// Notes how far a job's batches are queued. For sparing work only: two chains of feed messages, or one message that
-    /// comes twice, are told apart by it.
+    /// Notes how far a job's batches are queued, whatever was noted before: a chain takes over. For sparing work only: two
+    /// chains of feed messages, or one message that comes twice, are told apart by it.
     async fn set_fed(&self, job: &JobId, fed: Fed) -> Result<(), LedgerError>;
+
+    /// Moves the note on; nothing happens if another chain has taken over, or if it is as far already: whoever comes
+    /// late must not take it back.
+    async fn advance_fed(&self, job: &JobId, fed: Fed) -> Result<(), LedgerError>;
 
     /// What was noted last; `None` if nothing was, or it is forgotten.
     async fn fed(&self, job: &JobId) -> Result<Option<Fed>, LedgerError>;

@@ -154,6 +154,9 @@ impl Ledger for OneJob {
     async fn set_fed(&self, _: &JobId, _: Fed) -> Result<(), LedgerError> {
         self.call().map(drop)
     }
+    async fn advance_fed(&self, _: &JobId, _: Fed) -> Result<(), LedgerError> {
+        self.call().map(drop)
+    }
     async fn fed(&self, _: &JobId) -> Result<Option<Fed>, LedgerError> {
         Ok(None)
     }

@@ -36,6 +36,9 @@ impl Ledger for Scripted {
     async fn set_fed(&self, _: &JobId, _: Fed) -> Result<(), LedgerError> {
         unreachable!("following a job changes nothing")
     }
+    async fn advance_fed(&self, _: &JobId, _: Fed) -> Result<(), LedgerError> {
+        unreachable!("following a job changes nothing")
+    }
     async fn fed(&self, _: &JobId) -> Result<Option<Fed>, LedgerError> {
         unreachable!("following a job asks for counters only")
     }

@@ -46,7 +46,7 @@ impl Pipeline {
         })?;
         tracing::debug!(job.id = %job, batch.number = from.0, at_the_end = next.is_none(), "more batches are queued");
         if let Some((_, next)) = next
-            && let Err(error) = self.ledger.set_fed(job, Fed { chain: *chain, next }).await
+            && let Err(error) = self.ledger.advance_fed(job, Fed { chain: *chain, next }).await
         {
             tracing::debug!(%error, "how far a job is queued was not noted");
         }

@@ -3,7 +3,8 @@
 //! The keys of a job, all in one hash slot: `trawl:{JOB}:meta` (hash), `trawl:{JOB}:done` (bitmap by batch
 //! number), `trawl:{JOB}:errors` (hash by code), `trawl:{JOB}:rate` (hash by time), `trawl:{JOB}:claims` (sorted set
 //! by age) and `trawl:{JOB}:claimers` (hash of workers), the last two as large as what is in work; besides them the
-//! index `trawl:jobs` (sorted set by time of submission). Every command may be sent twice without harm, so a lost
+//! index `trawl:jobs` (sorted set by time of submission). A job that is complete or given up is forgotten
+//! [`ENDED_KEPT_MS`] later, one at work never. Every command may be sent twice without harm, so a lost
 //! connection is bridged by [`RetryPolicy::LEDGER`](crate::retry::RetryPolicy::LEDGER). No command waits without a bound, and the password must
 //! never reach an error.
 
@@ -29,6 +30,13 @@ use std::{
 /// Jobs whose progress is asked for at a time.
 const JOBS_IN_FLIGHT: usize = 16;
 
+/// A job that has ended is kept for so long, in milliseconds: for `trawl jobs` and for messages that come late. Its output says the same
+/// for ever, and a job that is forgotten is known again when somebody asks for it by its place or submits it.
+pub const ENDED_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// Names of the index that are looked at for each job that is opened: more than one, so that it shrinks.
+const PRUNED_AT_ONCE: usize = 32;
+
 /// In a job's meta hash: how far its batches are queued.
 const FED: &str = "fed";
 
@@ -43,6 +51,7 @@ static FINALIZED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/claim.lua")));
 static CLAIMS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/claims.lua")));
 static HOLD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/hold.lua")));
+static ADVANCE_FED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/fed.lua")));
 static PROGRESS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/progress.lua")));
 
 /// A connection to the ledger; clones share it.
@@ -70,6 +79,35 @@ impl RedisLedger {
         .await
     }
 
+    /// Takes the oldest names out of the index whose jobs are forgotten: as a job is opened, so that the index grows with
+    /// the jobs that are kept and not with all there ever were. Only what was submitted longer ago than an ended job is
+    /// kept is looked at; who opens such a one in the same moment may have to do so again for it to be listed.
+    async fn prune_index(&self, now_ms: u64) -> Result<(), LedgerError> {
+        let kept_since = now_ms.saturating_sub(ENDED_KEPT_MS);
+        let oldest: Vec<String> = self
+            .run(|link| {
+                let mut range = redis::cmd("ZRANGEBYSCORE");
+                range.arg(INDEX).arg("-inf").arg(kept_since).arg("LIMIT").arg(0).arg(PRUNED_AT_ONCE);
+                query(link, range)
+            })
+            .await?;
+        for name in oldest {
+            let job: Option<JobId> = name.parse().ok();
+            if let Some(job) = job
+                && self.state(&job).await?.is_some()
+            {
+                continue;
+            }
+            self.run(|link| {
+                let mut remove = redis::cmd("ZREM");
+                remove.arg(INDEX).arg(&name);
+                query::<u64>(link, remove)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     fn state_of(&self, text: &str) -> Result<JobState, LedgerError> {
         parse_state(text).ok_or_else(|| self.other(format!("`{text}` is no state of a job")))
     }
@@ -78,7 +116,8 @@ impl RedisLedger {
         let keys = Keys::of(job);
         self.run(|mut link| {
             let mut call = HOLD.key(&keys.meta);
-            call.arg(state);
+            call.key(&keys.done).key(&keys.errors).key(&keys.rate).key(&keys.claims).key(&keys.claimers);
+            call.arg(state).arg(ENDED_KEPT_MS);
             async move { call.invoke_async(&mut link).await }
         })
         .await
@@ -128,7 +167,7 @@ impl Ledger for RedisLedger {
             query::<u64>(link, add)
         })
         .await?;
-        Ok(())
+        self.prune_index(record.created_unix_ms).await
     }
 
     async fn planned(&self, job: &JobId, batches: u64, images: u64) -> Result<(), LedgerError> {
@@ -201,8 +240,8 @@ impl Ledger for RedisLedger {
         let keys = Keys::of(&record.job);
         self.run(|mut link| {
             let mut call = FINALIZED.key(&keys.meta);
-            call.key(&keys.errors).key(&keys.claims).key(&keys.claimers);
-            call.arg(batches).arg(totals.images_ok).arg(totals.images_failed);
+            call.key(&keys.errors).key(&keys.claims).key(&keys.claimers).key(&keys.done).key(&keys.rate);
+            call.arg(ENDED_KEPT_MS).arg(batches).arg(totals.images_ok).arg(totals.images_failed);
             for argument in outcome_arguments(totals) {
                 call.arg(argument);
             }
@@ -270,6 +309,17 @@ impl Ledger for RedisLedger {
             let mut set = redis::cmd("HSET");
             set.arg(&keys.meta).arg(FED).arg(format!("{:016x}:{}", fed.chain, fed.next.0));
             query::<u64>(link, set)
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn advance_fed(&self, job: &JobId, fed: Fed) -> Result<(), LedgerError> {
+        let keys = Keys::of(job);
+        self.run(|mut link| {
+            let mut call = ADVANCE_FED.key(&keys.meta);
+            call.arg(format!("{:016x}", fed.chain)).arg(fed.next.0);
+            async move { call.invoke_async::<u8>(&mut link).await }
         })
         .await
         .map(drop)

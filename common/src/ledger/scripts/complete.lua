@@ -14,7 +14,8 @@ end
 if not redis.call('HGET', meta, 'open') then
   return {-1, 0, 0}
 end
-local complete = redis.call('HGET', meta, 'state') == 'complete'
+local state = redis.call('HGET', meta, 'state')
+local complete = state == 'complete'
 if not complete then
   local bits_gone = number('done') > 0 and redis.call('EXISTS', KEYS[2]) == 0
   local codes_gone = number('failed') > 0 and redis.call('EXISTS', KEYS[3]) == 0
@@ -59,6 +60,13 @@ if first then
         redis.call('HDEL', KEYS[4], old)
       end
     end
+  end
+end
+-- What was in hand when the job was given up: with it it is forgotten.
+local left = state == 'cancelled' and redis.call('PTTL', meta) or -1
+if left > 0 then
+  for _, key in ipairs(KEYS) do
+    redis.call('PEXPIRE', key, left)
   end
 end
 local planned = number('batches_planned')

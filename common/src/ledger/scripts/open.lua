@@ -16,6 +16,9 @@ redis.call('HSETNX', KEYS[1], 'created', ARGV[3])
 redis.call('HSETNX', KEYS[1], 'open', '1')
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or state == 'cancelled' or state == 'paused' then
+  for _, key in ipairs(KEYS) do
+    redis.call('PERSIST', key)
+  end
   if redis.call('HGET', KEYS[1], 'plan_complete') then
     redis.call('HSET', KEYS[1], 'state', 'running')
   else
