@@ -58,9 +58,9 @@ bench: ## decode, resize, encode and plan on one core, then whole runs: BENCH_MO
 		$(if $(BENCH_MODELS),$(foreach model,$(BENCH_MODELS),--model $(model)) --images $(BENCH_IMAGES))
 
 KEYS ?= 100000,1000000
-scale: ## what grows with a job: KEYS=100000,1000000 (1e7) images listed and queued, fleets, the ledger, 100,000 parts verified
+scale: ## what grows with a job: KEYS=100000,1000000 (1e7) images listed and queued, kills, fleets, the ledger, 100,000 parts verified
 	@$(SETUP) build servers
-	cargo build --release -p trawl-producer -p trawl-worker --bins --example scale
+	cargo build --release -p trawl-producer -p trawl-worker -p trawl-scale --bins --example fleet
 	@python3 -B bench/scale --programs $${CARGO_TARGET_DIR:-target}/release --keys $(KEYS) $(SCALE)
 
 bench-peers: ## ROUNDS=3 TUNED=1: trawl beside PyTorch, Ray Data and Daft (5.7 GB to install, an hour to run)

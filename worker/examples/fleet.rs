@@ -1,15 +1,13 @@
-//! `work`: many consumers on one queue, with work that costs next to nothing.
+//! A fleet: many consumers on one queue, with work that costs next to nothing.
 //!
 //! Each consumer is what a worker process has: a pipeline, a connection to RabbitMQ and one to Redis, a thread that
 //! decodes. Only the model is the fake one and the images are eight pixels wide. So what is seen is what a batch costs
 //! in coordination, and whether the consumers get as much each. Feeding the queue and finishing the job are in it.
+//! `bench/scale` runs it and makes a table of the JSON line that it prints. It must never be pointed at services that
+//! somebody works with: the job stays behind in Redis and RabbitMQ.
 
-use crate::{
-    job::{self, Source},
-    servers::{Clock, Services, peak_rss, rounded},
-    submit::requests,
-};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
 use serde_json::{Value, json};
 use std::{
     path::PathBuf,
@@ -22,11 +20,16 @@ use trawl_common::{
     broker::{Broker, BrokerError, Consumer},
     bundle::BundleSpec,
     job::{JobSpec, Precision},
-    ledger::{JobState, Ledger},
+    ledger::{JobState, Ledger, redis::RedisLedger},
     model_file::ModelFile,
     planning::{Enlisting, Ready, enlist, open_output, submit::PUBLISH_WINDOW},
     shutdown::Shutdown,
     storage::Stores,
+};
+use trawl_scale::{
+    job::{self, Source},
+    servers::{Clock, Services, peak_rss, rounded},
+    submit::requests,
 };
 use trawl_worker::{
     jobs::{Jobs, Loader},
@@ -60,8 +63,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Where the parts go unless a folder is given: a bucket in memory, so that no disk is measured.
 const IN_MEMORY: &str = "s3://scale-out/run";
 
-#[derive(clap::Args)]
-pub struct Options {
+/// Works a job off with many consumers that do next to nothing.
+#[derive(Parser)]
+struct Options {
     /// Consumers, each with connections of its own
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     consumers: u16,
@@ -79,6 +83,9 @@ pub struct Options {
     /// Folder of the output, new or empty; a bucket in memory if it is not given
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Works off the job of that folder as `scale submit` left it, and queues nothing
+    #[arg(long, requires = "out", conflicts_with_all = ["batches", "batch_size"])]
+    existing: bool,
     /// A server whose processor time is measured, as beam=4711
     #[arg(long, value_name = "NAME=PID")]
     server: Vec<String>,
@@ -86,21 +93,42 @@ pub struct Options {
     services: Services,
 }
 
-pub async fn run(options: &Options) -> Result<Value> {
-    let stores = options.source.stores(options.batches * u64::from(options.batch_size));
-    let out = options.out.as_deref().map_or_else(|| Ok(IN_MEMORY.to_owned()), job::folder)?;
-    let spec = job::spec(&out, options.batch_size)?;
-    enqueue(options, &spec, &stores).await?;
+fn main() -> Result<()> {
+    trawl_worker::allocator::tune();
+    let options = Options::parse();
+    trawl_common::telemetry::init(trawl_common::telemetry::LogFormat::Pretty, tracing::Level::WARN)?;
+    // As the worker has it: the network and timers, nothing that computes.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let report = runtime.block_on(run(&options))?;
+    println!("{report}");
+    Ok(())
+}
+
+/// A job that waits for its fleet.
+struct Waiting {
+    spec: JobSpec,
+    stores: Arc<Stores>,
+    /// Batches that are not done.
+    open: u64,
+    /// Batches in all.
+    batches: u64,
+}
+
+async fn run(options: &Options) -> Result<Value> {
     let ledger = options.services.ledger().await?;
+    let Waiting { spec, stores, open, batches } = match options.existing {
+        true => existing(options, &ledger).await?,
+        false => enqueued(options, &ledger).await?,
+    };
     let mut fleet = Fleet::subscribe(options, &spec, &stores).await?;
 
     let asked_before = requests();
     let clock = Clock::start(&options.server)?;
     let began = Instant::now();
     fleet.begin();
-    let pause = until(&ledger, &spec, &mut fleet, |_, done| done >= options.batches).await?;
+    let pause = until(&ledger, &spec, &mut fleet, |_, done| done >= batches).await?;
     let seconds = began.elapsed().as_secs_f64();
-    let spent = serde_json::to_value(clock.report(options.batches)?)?;
+    let spent = serde_json::to_value(clock.report(open)?)?;
     until(&ledger, &spec, &mut fleet, |state, _| state == JobState::Complete).await?;
     let finish = began.elapsed().as_secs_f64() - seconds;
     let asked = difference(&requests(), &asked_before);
@@ -110,13 +138,13 @@ pub async fn run(options: &Options) -> Result<Value> {
     let mean = done as f64 / each.len() as f64;
     let deviation = (each.iter().map(|n| (*n as f64 - mean).powi(2)).sum::<f64>() / each.len() as f64).sqrt();
     Ok(json!({
-        "command": "work",
+        "command": "fleet",
         "consumers": options.consumers,
         "prefetch": options.prefetch,
-        "batches": options.batches,
-        "batch_size": options.batch_size,
+        "batches": open,
+        "batch_size": spec.batch_size,
         "seconds": rounded(seconds),
-        "batches_per_second": rounded(options.batches as f64 / seconds),
+        "batches_per_second": rounded(open as f64 / seconds),
         "longest_pause_seconds": rounded(pause.as_secs_f64()),
         "finish_seconds": rounded(finish),
         "spent": spent,
@@ -130,14 +158,28 @@ pub async fn run(options: &Options) -> Result<Value> {
     }))
 }
 
-async fn enqueue(options: &Options, spec: &JobSpec, stores: &Arc<Stores>) -> Result<()> {
-    let (broker, ledger) = (options.services.broker("scale-work").await?, options.services.ledger().await?);
-    let (_, spec) = open_output(spec, stores).await?;
+/// A new job, planned and queued as far as a queue takes it.
+async fn enqueued(options: &Options, ledger: &RedisLedger) -> Result<Waiting> {
+    let stores = options.source.stores(options.batches * u64::from(options.batch_size));
+    let out = options.out.as_deref().map_or_else(|| Ok(IN_MEMORY.to_owned()), job::folder)?;
+    let broker = options.services.broker("scale-work").await?;
+    let (_, spec) = open_output(&job::spec(&out, options.batch_size)?, &stores).await?;
     let ready = Ready::Share { prefetch: options.prefetch };
     let ctx =
-        Enlisting { spec: &spec, stores, broker: &broker, ledger: &ledger, window: PUBLISH_WINDOW, ready };
+        Enlisting { spec: &spec, stores: &stores, broker: &broker, ledger, window: PUBLISH_WINDOW, ready };
     enlist(ctx, &mut |_| {}, &CancellationToken::new()).await?;
-    Ok(())
+    Ok(Waiting { spec, stores, open: options.batches, batches: options.batches })
+}
+
+/// The job that is in the folder and in the services.
+async fn existing(options: &Options, ledger: &RedisLedger) -> Result<Waiting> {
+    let out = options.out.as_deref().context("--existing needs --out")?;
+    let spec = JobSpec::parse(&std::fs::read(out.join("_trawl/job.json"))?)?;
+    let progress = ledger.progress(&spec.job).await?.context("the ledger does not know the job")?;
+    ensure!(progress.state == JobState::Running, "the job is {:?}, not planned to its end", progress.state);
+    let batches = progress.batches_planned;
+    let stores = options.source.stores(progress.images_planned);
+    Ok(Waiting { spec, stores, open: batches - progress.batches_done, batches })
 }
 
 /// The consumers, first subscribed and then at work.

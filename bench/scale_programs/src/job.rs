@@ -15,17 +15,17 @@ use trawl_common::{
     config::unix_ms,
     job::{Decode, JOB_SPEC_VERSION, JobSpec, ModelRef, Orient, Precision, Truncated, hex_sha256},
     model_file::ModelFile,
-    storage::{Stores, counted::Counted},
+    storage::{Stores, counted::Counted, retry::RetryingStorage},
 };
 
 /// The bucket of the images.
 const SOURCE: &str = "scale-photos";
 
 /// The bundle that describes the fake model.
-const BUNDLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/model.pt");
+const BUNDLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../worker/tests/golden/model.pt");
 
 /// What a bucket of made-up images looks like.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 pub struct Source {
     /// How the keys look
     #[arg(long, value_enum, default_value_t = Shape::Numbers)]
@@ -44,17 +44,24 @@ impl Source {
         let latency = Duration::from_millis(self.latency_ms);
         let bucket = Synthetic::new(&format!("s3://{SOURCE}"), self.shape, keys, self.page as usize, latency);
         let stores = Stores::in_memory();
-        stores.replace(SOURCE, Arc::new(Counted::new(bucket)));
+        // As a bucket of S3 is asked: with retries, and in many places at once.
+        stores.replace(SOURCE, Arc::new(RetryingStorage::new(Counted::new(bucket))));
         stores
     }
 }
 
 /// The model that all jobs name.
+///
+/// # Errors
+/// If the repository that this was built in has gone.
 pub fn model() -> Result<ModelFile> {
     Ok(ModelFile { path: PathBuf::from(BUNDLE), sha256: hex_sha256(&std::fs::read(BUNDLE)?) })
 }
 
 /// A job with a name and a lane of its own, with its results at `out`.
+///
+/// # Errors
+/// As [`model`].
 pub fn spec(out: &str, batch_size: u32) -> Result<JobSpec> {
     let name = format!("scale-{:016x}", chance::number());
     Ok(JobSpec {
@@ -82,6 +89,9 @@ pub fn spec(out: &str, batch_size: u32) -> Result<JobSpec> {
 }
 
 /// A folder that is made if it is not there, as a job names it.
+///
+/// # Errors
+/// If it cannot be made.
 pub fn folder(path: &Path) -> Result<String> {
     std::fs::create_dir_all(path)?;
     Ok(path.canonicalize()?.to_string_lossy().into_owned())

@@ -29,7 +29,8 @@ const STROKE: u64 = 1 << 20;
 /// Completions under way at once in the second half of each measurement: a fleet's worth.
 const AT_ONCE: usize = 64;
 
-#[derive(clap::Args)]
+/// What is asked for.
+#[derive(Debug, clap::Args)]
 pub struct Options {
     /// Batches done before the completions that are measured, as M or M,M,...
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000, 1_000_000, 4_000_000])]
@@ -44,6 +45,10 @@ pub struct Options {
     services: Services,
 }
 
+/// Measures each number of batches, then the refill.
+///
+/// # Errors
+/// What Redis says, or counters that are not right.
 pub async fn run(options: &Options) -> Result<Value> {
     let (ledger, mut redis) = (options.services.ledger().await?, options.services.redis().await?);
     let mut steps = Vec::new();

@@ -1,21 +1,9 @@
-//! The parts of trawl that see every batch, at sizes that no test has: planning, the queue, the ledger, the audit.
-//!
-//! `bench/scale` runs it and makes tables of what it prints: one JSON line a subcommand. Images and model are made up
-//! and cost nothing, so that what is measured is coordination. Planner, pipeline, ledger, broker and audit are the
-//! real ones. It must never be pointed at services that somebody works with: jobs stay behind in Redis and RabbitMQ.
-
-mod job;
-mod ledger;
-mod servers;
-mod submit;
-mod synthetic;
-mod verify;
-mod watched;
-mod work;
+//! `scale`: one measurement, one JSON line. See the library beside it.
 
 use clap::{Parser, Subcommand};
+use trawl_scale::{ledger, submit, verify};
 
-/// Measures what a batch costs besides its images, and what grows with a job.
+/// Measures what grows with a job.
 #[derive(Parser)]
 struct Options {
     #[command(subcommand)]
@@ -26,8 +14,6 @@ struct Options {
 enum Command {
     /// Lists, plans and queues a job of made-up keys
     Submit(submit::Options),
-    /// Works a job off with many consumers that do next to nothing
-    Work(work::Options),
     /// The ledger's memory and the cost of a completion, by batches done
     Ledger(ledger::Options),
     /// Makes a complete output of many small parts and audits it
@@ -35,7 +21,6 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    trawl_worker::allocator::tune();
     let options = Options::parse();
     trawl_common::telemetry::init(trawl_common::telemetry::LogFormat::Pretty, tracing::Level::WARN)?;
     // As both programs have it: the network and timers, nothing that computes.
@@ -43,7 +28,6 @@ fn main() -> anyhow::Result<()> {
     let report = runtime.block_on(async {
         match options.command {
             Command::Submit(options) => submit::run(&options).await,
-            Command::Work(options) => work::run(&options).await,
             Command::Ledger(options) => ledger::run(&options).await,
             Command::Verify(options) => verify::run(&options).await,
         }

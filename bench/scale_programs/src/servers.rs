@@ -16,7 +16,7 @@ use trawl_common::{
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where the servers are.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 pub struct Services {
     /// RabbitMQ
     #[arg(long, env = "TRAWL_AMQP_URL", hide_env_values = true)]
@@ -27,28 +27,35 @@ pub struct Services {
 }
 
 impl Services {
+    /// A connection to RabbitMQ that has this name there.
+    ///
+    /// # Errors
+    /// If there is none.
     pub async fn broker(&self, name: &str) -> Result<RabbitBroker> {
         Ok(RabbitBroker::connect(&self.amqp_url).await?.named(name))
     }
 
+    /// A connection to Redis.
+    ///
+    /// # Errors
+    /// If there is none.
     pub async fn ledger(&self) -> Result<RedisLedger> {
         Ok(RedisLedger::connect(&self.redis_url).await?)
     }
 
-    pub async fn redis(&self) -> Result<Redis> {
+    pub(crate) async fn redis(&self) -> Result<Redis> {
         let link = redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?;
         Ok(Redis { link })
     }
 }
 
 /// A plain connection to Redis.
-#[derive(Clone)]
-pub struct Redis {
+pub(crate) struct Redis {
     link: MultiplexedConnection,
 }
 
 impl Redis {
-    pub async fn ask<T: redis::FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T> {
+    pub(crate) async fn ask<T: redis::FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T> {
         Ok(command.query_async(&mut self.link).await?)
     }
 
@@ -59,20 +66,20 @@ impl Redis {
     }
 
     /// Bytes of all that Redis holds.
-    pub async fn used_memory(&mut self) -> Result<u64> {
+    pub(crate) async fn used_memory(&mut self) -> Result<u64> {
         let info = self.info("memory").await?;
         Ok(info.get("used_memory").context("INFO memory has no used_memory")?.parse()?)
     }
 
     /// Processor seconds of the server so far.
-    pub async fn cpu_seconds(&mut self) -> Result<f64> {
+    pub(crate) async fn cpu_seconds(&mut self) -> Result<f64> {
         let info = self.info("cpu").await?;
         let field = |name: &str| info.get(name).and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
         Ok(field("used_cpu_user") + field("used_cpu_sys"))
     }
 
     /// Microseconds and calls of scripts so far.
-    pub async fn scripts(&mut self) -> Result<(u64, u64)> {
+    pub(crate) async fn scripts(&mut self) -> Result<(u64, u64)> {
         let info = self.info("commandstats").await?;
         let line = info.get("cmdstat_evalsha").map_or("", String::as_str);
         let field = |name: &str| {
@@ -83,7 +90,7 @@ impl Redis {
     }
 
     /// Bytes of each key of a job.
-    pub async fn job_keys(&mut self, job: &JobId) -> Result<BTreeMap<String, u64>> {
+    pub(crate) async fn job_keys(&mut self, job: &JobId) -> Result<BTreeMap<String, u64>> {
         let mut bytes = BTreeMap::new();
         for what in ["meta", "done", "errors", "rate", "claims", "claimers"] {
             let key = format!("trawl:{{{job}}}:{what}");
@@ -96,7 +103,7 @@ impl Redis {
 }
 
 /// Messages that wait in a queue, as soon as RabbitMQ says `expected`, or what it says in the end.
-pub async fn messages_ready(broker: &dyn Broker, queue: &QueueName, expected: u64) -> Result<u64> {
+pub(crate) async fn messages_ready(broker: &dyn Broker, queue: &QueueName, expected: u64) -> Result<u64> {
     let until = tokio::time::Instant::now() + SETTLES_WITHIN;
     loop {
         let ready = broker.depth(queue).await?.map_or(0, |depth| depth.ready);
@@ -108,6 +115,9 @@ pub async fn messages_ready(broker: &dyn Broker, queue: &QueueName, expected: u6
 }
 
 /// The most memory that this process had at once, in bytes.
+///
+/// # Errors
+/// If this is not Linux.
 pub fn peak_rss() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status
@@ -119,7 +129,7 @@ pub fn peak_rss() -> Result<u64> {
 }
 
 /// Processor seconds of a process so far, all of its threads.
-pub fn cpu_seconds(pid: u32) -> Result<f64> {
+fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .with_context(|| format!("there is no process {pid}"))?;
     let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has a form of its own")?;
@@ -131,12 +141,13 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
 }
 
 /// Processor time of some processes, by name, from a moment on.
+#[derive(Debug)]
 pub struct Clock {
     pids: Vec<(String, u32, f64)>,
 }
 
 /// What [`Clock::report`] gives for one process.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Spent {
     cpu_seconds: f64,
     cpu_ms_per_batch: f64,
@@ -144,6 +155,9 @@ pub struct Spent {
 
 impl Clock {
     /// Begins now. `servers` are `name=pid`; this process is `self`.
+    ///
+    /// # Errors
+    /// If one is not of that form, or has ended.
     pub fn start(servers: &[String]) -> Result<Self> {
         let mut pids = vec![("self".to_owned(), std::process::id())];
         for server in servers {
@@ -156,6 +170,9 @@ impl Clock {
     }
 
     /// Since then, also for each of `batches`.
+    ///
+    /// # Errors
+    /// If one of them has ended.
     pub fn report(&self, batches: u64) -> Result<BTreeMap<&str, Spent>> {
         let mut report = BTreeMap::new();
         for (name, pid, before) in &self.pids {

@@ -1,6 +1,7 @@
 //! `submit`: what listing, planning and queueing a job costs, and what it leaves in the servers.
 //!
-//! Calls what `trawl submit` calls, on RabbitMQ, Redis and a local folder, with a made-up bucket as the source.
+//! Calls what `trawl submit` calls, on RabbitMQ, Redis and a local folder, with a made-up bucket as the source. Killed
+//! anywhere and started again with the same folder it goes on, as `trawl submit` does.
 
 use crate::{
     job::{self, Source},
@@ -24,7 +25,8 @@ use trawl_common::{
     },
 };
 
-#[derive(clap::Args)]
+/// What is asked for.
+#[derive(Debug, clap::Args)]
 pub struct Options {
     /// Images in the bucket
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000_000))]
@@ -40,22 +42,31 @@ pub struct Options {
     /// Submits a second time and says how long it takes until all is known again
     #[arg(long)]
     again: bool,
-    /// Folder of the output; must be new or empty
+    /// Folder of the output: new, empty, or of the same job
     #[arg(long)]
     out: PathBuf,
     #[command(flatten)]
     services: Services,
 }
 
+/// Submits and says what it cost.
+///
+/// # Errors
+/// What the services and the planner say.
 pub async fn run(options: &Options) -> Result<Value> {
     let stores = options.source.stores(options.keys);
-    let spec = job::spec(&job::folder(&options.out)?, options.batch_size)?;
+    let mut spec = job::spec(&job::folder(&options.out)?, options.batch_size)?;
+    if let Ok(json) = std::fs::read(options.out.join("_trawl/job.json")) {
+        // Of a submission that was killed: the same job in the same lane.
+        spec.queue = JobSpec::parse(&json)?.queue;
+    }
     let broker = Watched::new(options.services.broker("scale-submit").await?);
     let (ledger, mut redis) = (options.services.ledger().await?, options.services.redis().await?);
     let memory_before = redis.used_memory().await?;
-    // What this program has loaded and `trawl` has not: libtorch.
+    // What this program needs before it does anything.
     let base_rss = peak_rss()?;
     let began = Instant::now();
+    let (_, spec) = open_output(&spec, &stores).await?;
     let (planned, first_plan) = submit(options, &spec, &stores, &broker, &ledger).await?;
     let seconds = began.elapsed().as_secs_f64();
     let requests = requests();
@@ -66,6 +77,7 @@ pub async fn run(options: &Options) -> Result<Value> {
     let since = |then: Option<Instant>| then.map(|then| rounded((then - began).as_secs_f64()));
     let mut report = json!({
         "command": "submit",
+        "job": spec.job.as_str(),
         "keys": options.keys,
         "batch_size": options.batch_size,
         "shape": format!("{:?}", options.source.shape).to_lowercase(),
@@ -95,7 +107,7 @@ pub async fn run(options: &Options) -> Result<Value> {
     Ok(report)
 }
 
-/// The whole submission, and when its first plan file was durable.
+/// Plans and queues, and when the first plan file was durable.
 async fn submit(
     options: &Options,
     spec: &JobSpec,
@@ -104,8 +116,7 @@ async fn submit(
     ledger: &dyn Ledger,
 ) -> Result<(Planned, Option<Instant>)> {
     preflight(spec, broker, ledger).await?;
-    let (_, spec) = open_output(spec, stores).await?;
-    let ctx = Enlisting { spec: &spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready: options.ready };
+    let ctx = Enlisting { spec, stores, broker, ledger, window: PUBLISH_WINDOW, ready: options.ready };
     let mut first_plan = None;
     let mut on_progress = |planned: &Planned| {
         if planned.batches > 0 {

@@ -137,6 +137,10 @@ impl Storage for Synthetic {
         &self.name
     }
 
+    fn lists_from_any_key(&self) -> bool {
+        true
+    }
+
     fn list<'a>(
         &'a self,
         prefix: &str,

@@ -31,7 +31,8 @@ use trawl_common::{
     storage::Stores,
 };
 
-#[derive(clap::Args)]
+/// What is asked for.
+#[derive(Debug, clap::Args)]
 pub struct Options {
     /// Parts of the output, and batches of its plan
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
@@ -47,6 +48,10 @@ pub struct Options {
     out: PathBuf,
 }
 
+/// Makes the output, finishes it and looks at it.
+///
+/// # Errors
+/// A folder that cannot be written, or an output that is not complete.
 pub async fn run(options: &Options) -> Result<Value> {
     let out = job::folder(&options.out)?;
     let spec = job::spec(&out, options.rows)?;
@@ -100,7 +105,7 @@ fn make(folder: &Path, spec: &JobSpec, parts: u64) -> Result<()> {
 }
 
 /// The plan files of so many batches of `spec`, as the planner groups them once the listing runs.
-pub fn write_plan(
+pub(crate) fn write_plan(
     spec: &JobSpec,
     batches: u64,
     mut write: impl FnMut(u32, Bytes) -> Result<()>,
@@ -118,7 +123,7 @@ pub fn write_plan(
 }
 
 /// A part with a row for each of the batch's images.
-pub fn part(spec: &JobSpec, batch: BatchNumber) -> Result<Bytes> {
+pub(crate) fn part(spec: &JobSpec, batch: BatchNumber) -> Result<Bytes> {
     let answer = || vec![ClassScore { index: 1, label: Some("class 1".into()), probability: 0.5 }];
     let rows: Vec<ResultRow> = keys(spec, batch)
         .map(|key| ResultRow {

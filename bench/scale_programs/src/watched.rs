@@ -16,7 +16,7 @@ use trawl_common::{
 };
 
 /// See the file's head.
-pub struct Watched<B> {
+pub(crate) struct Watched<B> {
     inner: B,
     first: OnceLock<Instant>,
     messages: AtomicU64,
@@ -24,17 +24,17 @@ pub struct Watched<B> {
 }
 
 impl<B: Broker> Watched<B> {
-    pub fn new(inner: B) -> Self {
+    pub(crate) fn new(inner: B) -> Self {
         Self { inner, first: OnceLock::new(), messages: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
     /// When the first message was confirmed.
-    pub fn first(&self) -> Option<Instant> {
+    pub(crate) fn first(&self) -> Option<Instant> {
         self.first.get().copied()
     }
 
     /// Messages that were confirmed, and the bytes of their bodies.
-    pub fn sent(&self) -> (u64, u64) {
+    pub(crate) fn sent(&self) -> (u64, u64) {
         (self.messages.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 }
