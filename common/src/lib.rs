@@ -30,6 +30,7 @@ pub mod failpoint;
 pub mod faults;
 pub mod finalize;
 pub mod fleet;
+pub mod heap;
 pub mod job;
 pub mod ledger;
 pub mod location;

@@ -66,6 +66,7 @@ use trawl_common::{
 const RUNTIME_THREADS: usize = 2;
 
 fn main() -> ExitCode {
+    trawl_common::heap::share();
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     let ended = match run::requested(&arguments) {
         Some(arguments) => Err(run::hand_over(&arguments)),

@@ -35,8 +35,11 @@ pub struct Options {
     /// Batches done before the completions that are measured, as M or M,M,...
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000, 1_000_000, 4_000_000])]
     batches: Vec<u64>,
-    /// Completions measured at each of them, one after another and again at once
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    /// Rounds over all of them; the medians are given
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Completions measured at each of them in a round, one after another and as many at once
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     completions: u64,
     /// Parts of the output that a lost ledger is filled from; 0 for none
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
@@ -45,7 +48,7 @@ pub struct Options {
     services: Services,
 }
 
-/// Measures each number of batches, then the refill.
+/// Measures each number of batches, in turn and again, then the refill.
 ///
 /// # Errors
 /// What Redis says, or counters that are not right.
@@ -53,40 +56,95 @@ pub async fn run(options: &Options) -> Result<Value> {
     let (ledger, mut redis) = (options.services.ledger().await?, options.services.redis().await?);
     let mut steps = Vec::new();
     for &done in &options.batches {
-        steps.push(measure(options, done, &ledger, &mut redis).await?);
+        steps.push(Step::begin(options, done, &ledger, &mut redis).await?);
+    }
+    // In turn: what the machine does besides meanwhile falls on all of them.
+    for _ in 0..options.rounds {
+        for step in &mut steps {
+            step.measure(options.completions, &ledger, &mut redis).await?;
+        }
+    }
+    let mut reports = Vec::new();
+    for step in steps {
+        reports.push(step.end(&ledger, &mut redis).await?);
     }
     let rebuilt = match options.rebuild {
         0 => Value::Null,
         parts => measure_rebuild(parts, &ledger).await?,
     };
     Ok(json!({
-        "command": "ledger", "steps": steps, "rebuild": rebuilt, "peak_rss_bytes": peak_rss()?,
+        "command": "ledger", "rounds": options.rounds, "steps": reports, "rebuild": rebuilt,
+        "peak_rss_bytes": peak_rss()?,
     }))
 }
 
-async fn measure(options: &Options, done: u64, ledger: &RedisLedger, redis: &mut Redis) -> Result<Value> {
-    let spec = job::spec("/nowhere", 256)?;
-    let memory_before = redis.used_memory().await?;
-    ledger.open(&JobRecord::of(&spec)).await?;
-    let planned = done + 2 * options.completions;
-    ledger.plan_complete(&spec.job, planned, planned * 256).await?;
-    set_done(&spec, done, redis).await?;
-    let (one_by_one, at_once) = (done..done + options.completions, done + options.completions..planned);
-    let alone = completions(one_by_one, 1, &spec, ledger, redis).await?;
-    let together = completions(at_once, AT_ONCE, &spec, ledger, redis).await?;
-    let counted = ledger.progress(&spec.job).await?.map_or(0, |progress| progress.batches_done);
-    ensure!(counted == planned, "{counted} of {planned} batches are counted");
-    let bytes = redis.job_keys(&spec.job).await?;
-    let used = redis.used_memory().await?.saturating_sub(memory_before);
-    ledger.forget(&spec.job).await?;
-    Ok(json!({
-        "batches_done": done,
-        "redis_bytes": used,
-        "redis_job_bytes": bytes.values().sum::<u64>(),
-        "redis_key_bytes": bytes,
-        "one_by_one": alone,
-        "at_once": together,
-    }))
+/// A job with so many batches done before anything is measured.
+struct Step {
+    spec: JobSpec,
+    done: u64,
+    next: u64,
+    alone: Vec<Rate>,
+    together: Vec<Rate>,
+}
+
+impl Step {
+    async fn begin(options: &Options, done: u64, ledger: &RedisLedger, redis: &mut Redis) -> Result<Self> {
+        let spec = job::spec("/nowhere", 256)?;
+        ledger.open(&JobRecord::of(&spec)).await?;
+        let planned = done + 2 * options.completions * u64::from(options.rounds);
+        ledger.plan_complete(&spec.job, planned, planned * 256).await?;
+        set_done(&spec, done, redis).await?;
+        Ok(Self { spec, done, next: done, alone: Vec::new(), together: Vec::new() })
+    }
+
+    async fn measure(&mut self, completions: u64, ledger: &RedisLedger, redis: &mut Redis) -> Result<()> {
+        let middle = self.next + completions;
+        let end = middle + completions;
+        self.alone.push(complete(self.next..middle, 1, &self.spec, ledger, redis).await?);
+        self.together.push(complete(middle..end, AT_ONCE, &self.spec, ledger, redis).await?);
+        self.next = end;
+        Ok(())
+    }
+
+    /// The medians, what Redis holds, and the counters held to what was done.
+    async fn end(self, ledger: &RedisLedger, redis: &mut Redis) -> Result<Value> {
+        let counted = ledger.progress(&self.spec.job).await?.map_or(0, |progress| progress.batches_done);
+        ensure!(counted == self.next, "{counted} of {} batches are counted", self.next);
+        let bytes = redis.job_keys(&self.spec.job).await?;
+        ledger.forget(&self.spec.job).await?;
+        Ok(json!({
+            "batches_done": self.done,
+            "redis_job_bytes": bytes.values().sum::<u64>(),
+            "redis_key_bytes": bytes,
+            "one_by_one": Rate::median(&self.alone),
+            "at_once": Rate::median(&self.together),
+        }))
+    }
+}
+
+/// What one completion took.
+#[derive(Clone, Copy)]
+struct Rate {
+    us: f64,
+    script_us: f64,
+    server_cpu_us: f64,
+}
+
+impl Rate {
+    fn median(of: &[Self]) -> Value {
+        let median = |value: fn(&Self) -> f64| {
+            let mut values: Vec<f64> = of.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or_default()
+        };
+        let us = median(|rate| rate.us);
+        json!({
+            "per_second": (1e6 / us).round(),
+            "us_each": rounded(us),
+            "server_script_us_each": rounded(median(|rate| rate.script_us)),
+            "server_cpu_us_each": rounded(median(|rate| rate.server_cpu_us)),
+        })
+    }
 }
 
 /// As if the first `done` batches were complete.
@@ -105,14 +163,14 @@ async fn set_done(spec: &JobSpec, done: u64, redis: &mut Redis) -> Result<()> {
     Ok(())
 }
 
-async fn completions(
+async fn complete(
     batches: std::ops::Range<u64>,
     at_once: usize,
     spec: &JobSpec,
     ledger: &RedisLedger,
     redis: &mut Redis,
-) -> Result<Value> {
-    let number = batches.end - batches.start;
+) -> Result<Rate> {
+    let number = (batches.end - batches.start) as f64;
     let outcome = BatchOutcome { images_ok: 256, ..BatchOutcome::default() };
     let (before, cpu_before) = (redis.scripts().await?, redis.cpu_seconds().await?);
     let began = Instant::now();
@@ -127,13 +185,11 @@ async fn completions(
     let seconds = began.elapsed().as_secs_f64();
     let (after, cpu) = (redis.scripts().await?, redis.cpu_seconds().await? - cpu_before);
     let calls = after.1.saturating_sub(before.1).max(1);
-    Ok(json!({
-        "completions": number,
-        "per_second": (number as f64 / seconds).round(),
-        "us_each": rounded(seconds * 1e6 / number as f64),
-        "server_script_us_each": rounded(after.0.saturating_sub(before.0) as f64 / calls as f64),
-        "server_cpu_us_each": rounded(cpu * 1e6 / number as f64),
-    }))
+    Ok(Rate {
+        us: seconds * 1e6 / number,
+        script_us: after.0.saturating_sub(before.0) as f64 / calls as f64,
+        server_cpu_us: cpu * 1e6 / number,
+    })
 }
 
 /// How fast a ledger that forgot a job with so many parts knows it again.

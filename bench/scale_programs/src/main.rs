@@ -21,6 +21,8 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    // As `trawl` does, whose memory this is about.
+    trawl_common::heap::share();
     let options = Options::parse();
     trawl_common::telemetry::init(trawl_common::telemetry::LogFormat::Pretty, tracing::Level::WARN)?;
     // As both programs have it: the network and timers, nothing that computes.

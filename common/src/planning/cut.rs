@@ -40,12 +40,14 @@ impl PlanSlice {
 pub struct Cutter {
     batch_size: usize,
     next_batch: u64,
-    /// Whole batches.
-    batches: VecDeque<Vec<Found>>,
+    /// Whole batches, each with where the listing stands after it: of the images no more is kept than the plan has.
+    batches: VecDeque<(Vec<ImageRef>, Cursor)>,
     /// Images in them.
     images: usize,
     /// The batch that still grows.
-    open: Vec<Found>,
+    open: Vec<ImageRef>,
+    /// Where the listing stands after its last image.
+    end: Cursor,
 }
 
 /// So many times the batch size a row group may have and still be one batch: a row group is read as a whole, and by as
@@ -56,7 +58,8 @@ impl Cutter {
     /// Goes on with batch `next_batch`. A `batch_size` of 0 is taken as 1.
     pub fn new(batch_size: u32, next_batch: u64) -> Self {
         let batch_size = batch_size.max(1) as usize;
-        Self { batch_size, next_batch, batches: VecDeque::new(), images: 0, open: Vec::new() }
+        let (batches, open, end) = (VecDeque::new(), Vec::new(), Cursor::default());
+        Self { batch_size, next_batch, batches, images: 0, open, end }
     }
 
     /// Takes a page of the listing.
@@ -66,7 +69,10 @@ impl Cutter {
                 self.close();
             }
             let most = self.most(&found);
-            self.open.push(found);
+            let Found { image, source, store_key, inside, group_rows: _, images, skipped, unlistable } =
+                found;
+            self.open.push(image);
+            self.end = Cursor { source, after: Some(store_key), inside, images, skipped, unlistable };
             if self.open.len() >= most {
                 self.close();
             }
@@ -88,7 +94,7 @@ impl Cutter {
     fn close(&mut self) {
         if !self.open.is_empty() {
             self.images += self.open.len();
-            self.batches.push_back(std::mem::take(&mut self.open));
+            self.batches.push_back((std::mem::take(&mut self.open), self.end.clone()));
         }
     }
 
@@ -117,10 +123,10 @@ impl Cutter {
             true => taken < images,
             false => taken == 0 || next <= images - taken,
         };
-        while let Some(batch) = self.batches.pop_front_if(|batch| fits(taken, batch.len())) {
+        while let Some((batch, end)) = self.batches.pop_front_if(|(batch, _)| fits(taken, batch.len())) {
             taken += batch.len();
-            cursor = batch.last().map(Found::cursor);
-            batches.push(batch.into_iter().map(|found| found.image).collect());
+            cursor = Some(end);
+            batches.push(batch);
         }
         self.images -= taken;
         let first_batch = BatchNumber(self.next_batch);
