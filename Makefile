@@ -48,13 +48,15 @@ chaos: ## MINUTES=10 SEED=7: real servers and workers under a seeded mix of faul
 	cargo build -p trawl-producer -p trawl-worker -p trawl-tests --bins --examples
 	cargo run -q -p trawl-tests --bin chaos -- --minutes $(MINUTES) --seed $(or $(SEED),1)
 
+PARITY_PYTHON ?= .parity/venv/bin/python
 BENCH_IMAGES ?= .demo/photos
 BENCH_MODELS ?= $(wildcard .demo/efficientnet-lite0.pt)
-bench: ## decode, resize, encode and plan on one core, then whole runs: BENCH_MODELS="a.pt b.pt" BENCH_IMAGES=photos (those of the demo)
+bench: ## decode, resize, encode and plan on one core, then whole runs: BENCH_MODELS="a.pt b.pt" BENCH_IMAGES=photos (those of the demo); beside Pillow's resize after `make parity`
 	@$(SETUP) build
 	cargo build --release -p trawl-worker --bins
 	cargo bench -p trawl-worker --bench stages
 	@python3 -B bench/stages.py $${CARGO_TARGET_DIR:-target} --out bench/results/stages.json \
+		$(if $(wildcard $(PARITY_PYTHON)),--pillow $(PARITY_PYTHON)) \
 		$(if $(BENCH_MODELS),$(foreach model,$(BENCH_MODELS),--model $(model)) --images $(BENCH_IMAGES))
 
 KEYS ?= 100000,1000000
@@ -67,7 +69,6 @@ bench-peers: ## ROUNDS=3 TUNED=1: trawl beside PyTorch, Ray Data and Daft (5.7 G
 	@$(SETUP) build python
 	@ROUNDS=$(ROUNDS) TUNED=$(TUNED) bench/peers/bench.sh
 
-PARITY_PYTHON ?= .parity/venv/bin/python
 parity: ## the answers beside Python's: torchvision, timm, Hugging Face and the demo's model on 200 images (2 GB to install)
 	@$(SETUP) build python
 	cargo build -p trawl-producer -p trawl-worker --bins

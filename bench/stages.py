@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Gathers what `cargo bench` and `trawl-worker bench` measured: one JSON document, and a table for people.
 
-    stages.py TARGET_DIR --out results.json [--model m.pt --images DIR]...
+    stages.py TARGET_DIR --out results.json [--pillow PYTHON] [--model m.pt --images DIR]...
 
-Criterion leaves its estimates in TARGET_DIR/criterion; with models given, `trawl-worker bench` is run for each of them.
+Criterion leaves its estimates in TARGET_DIR/criterion; with models given, `trawl-worker bench` is run for each of them; with a
+Python that has Pillow, its resizes are timed beside ours.
 Standard library only. Ends with 1 if a measurement is missing.
 """
 
@@ -25,11 +26,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", action="append", default=[], help="a bundle to bench; may be repeated")
     parser.add_argument("--images", help="images for the whole runs; without them the runs are only predicted")
+    parser.add_argument("--pillow", metavar="PYTHON", help="a Python with Pillow, whose resizes are timed too")
     args = parser.parse_args()
     results = {"machine": machine(), "stages": stages(args.target / "criterion"), "runs": []}
     if not results["stages"]:
         print(f"stages: no estimates below {args.target}/criterion; run `cargo bench` first", file=sys.stderr)
         return 1
+    if args.pillow:
+        timed = subprocess.run([args.pillow, "-B", str(Path(__file__).with_name("pillow_resize.py"))], stdout=subprocess.PIPE, check=True)
+        results["pillow"] = json.loads(timed.stdout)
     for model in args.model:
         results["runs"].append(run(args.target, model, args.images))
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +98,10 @@ def table(results: dict) -> str:
     for stage in results["stages"]:
         us = stage["ns_an_element"] / 1e3
         lines.append(f"| {stage['group']} {stage['name']} | {us:.1f} | {1e6 / us:,.0f} |")
+    if "pillow" in results:
+        ours = {stage["name"]: stage["ns_an_element"] / 1e3 for stage in results["stages"] if stage["group"] == "resize"}
+        lines += ["", f"| resize, one core | us | Pillow {results['pillow']['pillow']} us | |", "| --- | ---: | ---: | ---: |"]
+        lines += [f"| {name} | {ours[name]:.0f} | {us:.0f} | {us / ours[name]:.1f}x |" for name, us in results["pillow"]["us"].items() if name in ours]
     if results["runs"]:
         lines += ["", "| model | decode/s | forward/s | predicted/s | run/s | of predicted |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for one in results["runs"]:

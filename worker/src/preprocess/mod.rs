@@ -212,6 +212,17 @@ fn prepare_unguarded(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Re
     Ok(Prepared { pixels, width, height, truncated, placement })
 }
 
+/// Makes the model's pixels once more from what the last image left in `scratch`, without decoding it: for benches of
+/// the resize alone. That image must have been decoded whole and not turned.
+///
+/// # Panics
+/// If nothing was decoded before.
+pub fn resize_again(recipe: &Recipe, scratch: &mut Scratch) -> Vec<u8> {
+    let (width, height) = (scratch.decoded.width, scratch.decoded.height);
+    assert!(width > 0 && height > 0, "nothing was decoded before");
+    resize_and_crop(&Decoded::whole(width, height, false, Orientation::Upright), recipe, scratch).0
+}
+
 fn decode(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Decoded, ImageError> {
     let Scratch { decoded, raw, .. } = scratch;
     let format = sniff::sniff(bytes)?;
