@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 /// request each, and a thousand pieces are a job of 10^10 images.
 pub const PARTS_A_PIECE: u64 = 65_536;
 
-/// A piece of more bytes is none: ours have about 7 MB.
+/// A piece of more bytes is none: ours have about 6 MB.
 const MAX_PIECE_BYTES: u64 = 64 << 20;
 
 /// Pieces held by a reader. Two, because names of more than eight digits sort between those of eight: parts that are
