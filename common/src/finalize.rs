@@ -2,7 +2,8 @@
 //!
 //! Run by the worker that takes the `finalize` message, by `trawl repair`, and by the embedded run. Believes
 //! the bucket alone, never the ledger. Running it twice, or on two workers at once, is harmless: both write
-//! the same. It must never write `_SUCCESS` while a planned image has no row.
+//! the same. It must never write `_SUCCESS` while a planned image has no row, or hold more than a bit of each part: a
+//! huge job's manifest is written in pieces.
 
 use crate::{
     audit::{
@@ -10,13 +11,18 @@ use crate::{
         part::{Mismatch, mismatch},
     },
     batch::BatchNumber,
+    bits::Bits,
     config::unix_ms,
     failpoint,
     job::{JobId, JobSpec},
     location::Location,
     planning::{PlanError, PlanShape, submit::stored_spec},
     results::{
-        Manifest, OutputLayout, footer::FetchFooterError, manifest::MANIFEST_VERSION, part::read_footer,
+        Manifest, OutputLayout,
+        footer::FetchFooterError,
+        manifest::{MANIFEST_VERSION, MAX_MANIFEST_BYTES},
+        manifest_pieces::{ManifestWriter, PARTS_A_PIECE},
+        part::read_sized_footer,
     },
     storage::{Storage, StorageError, Stores},
 };
@@ -27,13 +33,10 @@ use std::collections::BTreeMap;
 /// Missing batches named in an answer; the count says how many there are.
 const MISSING_NAMED: usize = 20;
 
-/// The largest manifest read.
-pub(crate) const MAX_JSON_BYTES: u64 = 1 << 30;
-
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finalized {
-    /// The manifest and `_SUCCESS` are there.
+    /// The manifest and `_SUCCESS` are there; it has the sums, and the parts of a small job.
     Written(Box<Manifest>),
     /// Some batches have no part yet.
     Incomplete {
@@ -110,8 +113,21 @@ impl FinalizeError {
 /// Idempotent and cancel safe; a finished job is answered from its manifest.
 ///
 /// # Errors
-/// [`FinalizeError`] if the output cannot be finished; nothing is written then.
+/// [`FinalizeError`] if the output cannot be finished; neither manifest nor `_SUCCESS` is written then.
 pub async fn finalize(job: &JobId, out: &Location, stores: &Stores) -> Result<Finalized, FinalizeError> {
+    finalize_in_pieces(job, out, stores, PARTS_A_PIECE).await
+}
+
+/// The same with a manifest that is cut into pieces of so many parts if there are more.
+///
+/// # Errors
+/// As [`finalize`].
+pub(crate) async fn finalize_in_pieces(
+    job: &JobId,
+    out: &Location,
+    stores: &Stores,
+    parts_a_piece: u64,
+) -> Result<Finalized, FinalizeError> {
     let output = Output { store: &*stores.open(out).await, layout: &OutputLayout::new(out.clone()) };
     let spec = output.spec(job).await?;
     if let Some(manifest) = finished_manifest(output.store, output.layout, job).await? {
@@ -124,23 +140,28 @@ pub async fn finalize(job: &JobId, out: &Location, stores: &Stores) -> Result<Fi
     }
     let batches = shape.batches();
     let parts = output.parts().await?;
-    if let Some((number, _)) = parts.range(batches..).next() {
-        let key = output.layout.part(BatchNumber(*number));
-        let more = parts.range(batches..).count() as u64 - 1;
+    if let Some((first, more)) = beyond(&parts, batches) {
+        let key = output.layout.part(BatchNumber(first));
         return Err(FinalizeError::ForeignPart { key, batches, more });
     }
-    if (parts.len() as u64) < batches {
-        let missing = (0..batches).filter(|n| !parts.contains_key(n)).map(BatchNumber);
-        let missing_count = batches - parts.len() as u64;
+    if parts.len() < batches {
+        let missing = (0..batches).filter(|n| !parts.has(*n)).map(BatchNumber);
+        let missing_count = batches - parts.len();
         return Ok(Finalized::Incomplete { missing: missing.take(MISSING_NAMED).collect(), missing_count });
     }
-    let manifest = output.manifest(&spec, &shape, parts).await?;
+    let manifest = output.manifest(&spec, &shape, parts_a_piece).await?;
     failpoint::hit(failpoint::MANIFEST_BEFORE).await;
     output.store.put(&output.layout.manifest(), manifest.to_json()).await?;
     failpoint::hit(failpoint::SUCCESS_BEFORE).await;
     output.store.put(&output.layout.success(), Bytes::new()).await?;
     failpoint::hit(failpoint::FINALIZED).await;
     Ok(Finalized::Written(Box::new(manifest)))
+}
+
+/// The first part beyond the plan, and how many others there are.
+fn beyond(parts: &Bits, batches: u64) -> Option<(u64, u64)> {
+    let mut beyond = parts.from(batches);
+    Some((beyond.next()?, beyond.count() as u64))
 }
 
 struct Output<'a> {
@@ -159,29 +180,29 @@ impl Output<'_> {
         Ok(spec)
     }
 
-    /// The bytes of each part, by batch number.
-    async fn parts(&self) -> Result<BTreeMap<u64, u64>, FinalizeError> {
-        let mut parts = BTreeMap::new();
+    /// The batches that have a part.
+    async fn parts(&self) -> Result<Bits, FinalizeError> {
+        let mut parts = Bits::default();
         let prefix = self.layout.part_prefix();
         let mut pages = self.store.list(&prefix, None);
         while let Some(page) = pages.next().await {
             for object in page?.objects {
                 if let Some(number) = self.layout.batch_of_part(&object.key) {
-                    parts.insert(number.0, object.size);
+                    parts.set(number.0);
                 }
             }
         }
         Ok(parts)
     }
 
-    /// Reads every part's footer and sums them up.
+    /// Reads every part's footer and sums them up; writes the pieces, if there are to be any.
     async fn manifest(
         &self,
         spec: &JobSpec,
         shape: &PlanShape,
-        parts: BTreeMap<u64, u64>,
+        parts_a_piece: u64,
     ) -> Result<Manifest, FinalizeError> {
-        let mut manifest = Manifest {
+        let manifest = Manifest {
             version: MANIFEST_VERSION,
             job: spec.job.clone(),
             batches: 0,
@@ -196,11 +217,14 @@ impl Output<'_> {
             finished_unix_ms: unix_ms(),
             engines: Default::default(),
             trawl: env!("CARGO_PKG_VERSION").to_owned(),
-            parts: Vec::with_capacity(parts.len()),
+            parts: Vec::new(),
+            pieces: Vec::new(),
         };
-        let fetch = |(number, bytes): (u64, u64)| async move {
+        let batches = shape.batches();
+        let mut writer = ManifestWriter::new(self.store, self.layout, manifest, batches, parts_a_piece);
+        let fetch = |number: u64| async move {
             let (batch, key) = (BatchNumber(number), self.layout.part(BatchNumber(number)));
-            let footer = read_footer(self.store, &key).await?;
+            let (footer, bytes) = read_sized_footer(self.store, &key).await?;
             match mismatch(spec, batch, shape.images_of(batch), &footer) {
                 None => Ok::<_, FinalizeError>((bytes, footer)),
                 Some(Mismatch { what, found, expected, .. }) => {
@@ -208,18 +232,17 @@ impl Output<'_> {
                 }
             }
         };
-        // Owned: a stream over a borrowing iterator is not `Send` for every lifetime.
-        let mut footers = stream::iter(parts).map(fetch).buffered(FOOTERS_AT_ONCE);
+        let mut footers = stream::iter(0..batches).map(fetch).buffered(FOOTERS_AT_ONCE);
         while let Some((bytes, footer)) = footers.try_next().await? {
-            manifest.push(format!("part-{}.parquet", footer.batch), bytes, &footer);
+            writer.push(format!("part-{}.parquet", footer.batch), bytes, &footer).await?;
         }
-        Ok(manifest)
+        Ok(writer.finish().await?)
     }
 }
 
 /// An object that may not be there.
 async fn optional(store: &dyn Storage, key: &str) -> Result<Option<Bytes>, StorageError> {
-    match store.get(key, MAX_JSON_BYTES).await {
+    match store.get(key, MAX_MANIFEST_BYTES).await {
         Ok(object) => Ok(Some(object.bytes)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
@@ -246,4 +269,4 @@ pub async fn finished_manifest(
 
 #[cfg(test)]
 #[path = "finalize_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -12,6 +12,7 @@ pub mod audit;
 #[cfg(feature = "bar")]
 pub mod bar;
 pub mod batch;
+pub mod bits;
 pub mod broker;
 pub mod bundle;
 pub mod carried;

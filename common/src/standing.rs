@@ -9,8 +9,12 @@ use crate::{
     location::Location,
     planning::cancellation,
     results::{
-        Manifest, OutputLayout, PlanDone, PlanFileFooter, footer::FetchFooterError, manifest::ManifestError,
-        part::read_footer, plan_file::PlanFileError,
+        Manifest, OutputLayout, PlanDone, PlanFileFooter,
+        footer::FetchFooterError,
+        manifest::{MAX_MANIFEST_BYTES, ManifestError},
+        manifest_pieces::PieceError,
+        part::read_footer,
+        plan_file::PlanFileError,
     },
     storage::{Storage, StorageError, Stores},
 };
@@ -22,9 +26,6 @@ pub const FOOTERS_AT_ONCE: usize = 32;
 
 /// A `job.json` of more bytes is none; a thousand sources of a kilobyte fit.
 const MAX_SPEC_BYTES: u64 = 4 << 20;
-
-/// A manifest of more bytes is none: ten million parts fit.
-const MAX_MANIFEST_BYTES: u64 = 2 << 30;
 
 /// `plan/_DONE` is a few numbers.
 const MAX_DONE_BYTES: u64 = 64 << 10;
@@ -47,6 +48,9 @@ pub enum StandingError {
     /// The manifest is not readable.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// A piece of the manifest cannot be had.
+    #[error(transparent)]
+    Piece(#[from] PieceError),
     /// The plan's end is not readable.
     #[error(transparent)]
     Plan(#[from] PlanFileError),
@@ -61,6 +65,7 @@ impl StandingError {
         match self {
             Self::Storage(error) => error.is_transient(),
             Self::Footer(error) => error.is_transient(),
+            Self::Piece(error) => error.is_transient(),
             Self::NoOutput { .. } | Self::Spec(_) | Self::Manifest(_) | Self::Plan(_) => false,
         }
     }
@@ -132,7 +137,8 @@ pub async fn standing(stores: &Stores, out: &Location) -> Result<Standing, Stand
     Ok(Standing { spec, progress, finished_unix_ms: None })
 }
 
-/// The manifest, once the job is complete: `_SUCCESS` is what says so, the manifest may be there before it.
+/// The manifest, once the job is complete: `_SUCCESS` is what says so, the manifest may be there before it. Its parts
+/// may be in pieces, which are not looked at.
 ///
 /// # Errors
 /// What the store gives, or that the manifest is not readable.
@@ -165,15 +171,15 @@ async fn plan(
         Err(error) if error.is_not_found() => {}
         Err(error) => return Err(error.into()),
     }
-    // The last file's footer has the sums up to it.
+    // The last file's footer has the sums up to it. The last by its number: 100000 is listed before 99999.
     let mut last = None;
     let mut pages = store.list(&layout.plan_prefix(), None);
     while let Some(page) = pages.try_next().await? {
-        let keys = page.objects.into_iter().map(|object| object.key);
-        last = keys.rev().find(|key| key.ends_with(".parquet")).or(last);
+        let files = page.objects.iter().filter_map(|object| layout.index_of_plan_file(&object.key));
+        last = last.max(files.max());
     }
-    if let Some(key) = last {
-        let footer = PlanFileFooter::fetch(store, &key).await?;
+    if let Some(index) = last {
+        let footer = PlanFileFooter::fetch(store, &layout.plan_file(index)).await?;
         progress.images_planned = footer.cursor.images;
         progress.batches_planned = footer.first_batch.0 + footer.batches;
     }

@@ -23,6 +23,7 @@ use trawl_common::{
     results::{
         Columns, Manifest, OutputLayout, PartFooter, encode_part,
         manifest::MANIFEST_VERSION,
+        manifest_pieces,
         row::{ClassScore, Outcome, Prediction, ResultRow},
     },
     storage::{Storage, Stores},
@@ -68,6 +69,7 @@ impl Output {
             engines: Default::default(),
             trawl: "0.1.0".into(),
             parts: Vec::new(),
+            pieces: Vec::new(),
         };
         let output = Self { stores, store, place, spec, rows, manifest: Mutex::new(manifest) };
         for batch in 0..batches {
@@ -131,6 +133,15 @@ impl Output {
             &footer,
         );
         self.store.put(&layout.part(BatchNumber(batch)), part).await.unwrap();
+    }
+
+    /// The same with a manifest in pieces of so many parts.
+    pub(crate) async fn finish_in_pieces(&self, parts: u64) {
+        let layout = OutputLayout::new(self.place.clone());
+        let whole = self.manifest.lock().unwrap().clone();
+        let manifest = manifest_pieces::cut(&*self.store, &layout, whole, parts).await.unwrap();
+        self.store.put(&layout.manifest(), manifest.to_json()).await.unwrap();
+        self.store.put(&layout.success(), bytes::Bytes::new()).await.unwrap();
     }
 
     pub(crate) async fn finish(&self) {

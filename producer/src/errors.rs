@@ -19,7 +19,10 @@ use trawl_common::{
     model_file::ModelFileError,
     model_import::ImportError,
     planning::PlanError,
-    results::{footer::FetchFooterError, manifest::ManifestError, plan_file::PlanFileError},
+    results::{
+        footer::FetchFooterError, manifest::ManifestError, manifest_pieces::PieceError,
+        plan_file::PlanFileError,
+    },
     services::ServiceError,
     standing::StandingError,
     storage::StorageError,
@@ -225,6 +228,15 @@ impl From<ManifestError> for Stop {
     }
 }
 
+impl From<PieceError> for Stop {
+    fn from(error: PieceError) -> Self {
+        match error {
+            PieceError::Storage(error) => error.into(),
+            PieceError::Bad { .. } => Self::of(exit::FAILED, &error),
+        }
+    }
+}
+
 impl From<StandingError> for Stop {
     fn from(error: StandingError) -> Self {
         match error {
@@ -234,6 +246,7 @@ impl From<StandingError> for Stop {
             StandingError::Storage(error) => error.into(),
             StandingError::Spec(error) => error.into(),
             StandingError::Manifest(error) => error.into(),
+            StandingError::Piece(error) => error.into(),
             StandingError::Plan(error) => error.into(),
             StandingError::Footer(error) => error.into(),
         }

@@ -10,7 +10,7 @@ use trawl_common::{
     location::Location,
     results::{
         Columns, Cursor, Manifest, OutputLayout, PartFooter, PlanDone, encode_part,
-        manifest::MANIFEST_VERSION, plan_file::encode_plan_file, row::ResultRow,
+        manifest::MANIFEST_VERSION, manifest_pieces, plan_file::encode_plan_file, row::ResultRow,
     },
     storage::Stores,
 };
@@ -80,6 +80,11 @@ pub(crate) fn context(stores: Arc<Stores>) -> Context {
 /// Three planned batches of three images, and the parts of the first `done`. With all three done the
 /// output is complete.
 pub(crate) async fn output(done: u64, plan_ended: bool) -> Arc<Stores> {
+    output_in_pieces(done, plan_ended, u64::MAX).await
+}
+
+/// The same with a manifest in pieces of so many parts.
+pub(crate) async fn output_in_pieces(done: u64, plan_ended: bool, parts_a_piece: u64) -> Arc<Stores> {
     let stores = Stores::in_memory();
     let (store, layout, spec) = (stores.open(&place()).await, OutputLayout::new(place()), spec());
     let put = async |key: String, bytes: bytes::Bytes| store.put(&key, bytes).await.unwrap();
@@ -113,6 +118,7 @@ pub(crate) async fn output(done: u64, plan_ended: bool) -> Arc<Stores> {
         engines: Default::default(),
         trawl: "0.1.0".into(),
         parts: vec![],
+        pieces: Vec::new(),
     };
     for batch in (0..done).map(BatchNumber) {
         let rows = rows(batch.0);
@@ -122,6 +128,7 @@ pub(crate) async fn output(done: u64, plan_ended: bool) -> Arc<Stores> {
         put(layout.part(batch), part).await;
     }
     if done == 3 {
+        let manifest = manifest_pieces::cut(&*store, &layout, manifest, parts_a_piece).await.unwrap();
         put(layout.manifest(), manifest.to_json()).await;
         put(layout.success(), bytes::Bytes::new()).await;
     }

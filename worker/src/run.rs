@@ -33,7 +33,7 @@ use trawl_common::{
         PlanError, Ready, dry_run,
         submit::{Enlisting, Opened, PUBLISH_WINDOW, Planned, enlist, open_output},
     },
-    results::{Columns, Manifest, OutputLayout},
+    results::{Columns, Manifest, OutputLayout, manifest::MAX_MANIFEST_BYTES},
     shutdown::Shutdown,
     stdin_list,
     storage::Stores,
@@ -52,9 +52,6 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// So many failed batches before the first good one, and the run ends: what fails them is not one of them.
 const HOPELESS_AFTER: usize = 8;
-
-/// A manifest of more bytes is not ours: a million parts fit.
-const MAX_MANIFEST_BYTES: u64 = 256 << 20;
 
 /// Runs the job; the answer is the exit code. `started` is when the process began.
 ///

@@ -212,6 +212,7 @@ fn manifest(spec: &JobSpec, footer: &PartFooter) -> Vec<u8> {
         engines: Default::default(),
         trawl: "0".into(),
         parts: Vec::new(),
+        pieces: Vec::new(),
     };
     manifest.push("part-00000007.parquet".into(), 1000, footer);
     manifest.to_json().to_vec()

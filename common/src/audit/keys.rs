@@ -3,12 +3,10 @@
 //! Goes through the plan file by file, so that one file's keys and a few parts are in memory. Reads the columns
 //! `key`, `status` and `error_code` alone.
 
-use super::{
-    Bits,
-    finding::{Finding, Kind},
-};
+use super::finding::{Finding, Kind};
 use crate::{
     batch::{BatchNumber, ImageRef},
+    bits::Bits,
     disposition::describe,
     planning::{PlanError, plan_log::read_batches},
     results::{

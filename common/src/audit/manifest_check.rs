@@ -1,39 +1,43 @@
 //! Whether the manifest of a finished job says what its parts say.
 //!
-//! Read only when `_SUCCESS` is there: before that, a manifest is an unfinished step and nobody believes it.
+//! Read only when `_SUCCESS` is there: before that, a manifest is an unfinished step and nobody believes it. A manifest in
+//! pieces is read piece by piece as the parts of each go by.
 
 use super::finding::{Finding, Kind};
 use crate::{
     batch::BatchNumber,
     disposition::describe,
-    finalize::MAX_JSON_BYTES,
     job::JobSpec,
     ledger::BatchOutcome,
-    results::{Manifest, OutputLayout, PartFooter},
+    results::{
+        Manifest, OutputLayout, PartFooter,
+        manifest::MAX_MANIFEST_BYTES,
+        manifest_pieces::{ManifestParts, PieceError},
+    },
     storage::{ObjectMeta, Storage, StorageError},
 };
 
 /// The comparison while parts go by.
-pub(super) struct ManifestCheck {
+pub(super) struct ManifestCheck<'a> {
     key: String,
-    manifest: Option<Manifest>,
+    parts: Option<ManifestParts<'a>>,
     finding: Option<Finding>,
 }
 
-impl ManifestCheck {
+impl<'a> ManifestCheck<'a> {
     /// Reads the manifest of the job, unless it is not finished.
     pub(super) async fn begin(
-        store: &dyn Storage,
-        layout: &OutputLayout,
+        store: &'a dyn Storage,
+        layout: &'a OutputLayout,
         spec: &JobSpec,
         success: bool,
     ) -> Result<Self, StorageError> {
         let key = layout.manifest();
-        let mut check = Self { key, manifest: None, finding: None };
+        let mut check = Self { key, parts: None, finding: None };
         if !success {
             return Ok(check);
         }
-        match store.get(&check.key, MAX_JSON_BYTES).await {
+        match store.get(&check.key, MAX_MANIFEST_BYTES).await {
             Err(error) if error.is_not_found() => check.differs("it is not there"),
             Err(error) => return Err(error),
             Ok(object) => match Manifest::parse(&object.bytes) {
@@ -43,7 +47,7 @@ impl ManifestCheck {
                 {
                     check.differs(format!("it is that of another job, {}", manifest.job));
                 }
-                Ok(manifest) => check.manifest = Some(manifest),
+                Ok(manifest) => check.parts = Some(ManifestParts::new(store, layout, manifest)),
             },
         }
         Ok(check)
@@ -55,9 +59,21 @@ impl ManifestCheck {
     }
 
     /// Compares one usable part.
-    pub(super) fn part(&mut self, batch: BatchNumber, object: &ObjectMeta, footer: &PartFooter) {
-        let Some(manifest) = &self.manifest else { return };
-        let entry = usize::try_from(batch.0).ok().and_then(|n| manifest.parts.get(n));
+    pub(super) async fn part(
+        &mut self,
+        batch: BatchNumber,
+        object: &ObjectMeta,
+        footer: &PartFooter,
+    ) -> Result<(), StorageError> {
+        let Some(parts) = self.parts.as_mut().filter(|_| self.finding.is_none()) else { return Ok(()) };
+        let entry = match parts.part(batch).await {
+            Ok(entry) => entry,
+            Err(PieceError::Storage(error)) => return Err(error),
+            Err(PieceError::Bad { key, reason }) => {
+                self.finding = Some(Finding::of_object(Kind::BadManifest, key, reason));
+                return Ok(());
+            }
+        };
         let same = entry.is_some_and(|entry| {
             (entry.batch, entry.rows, entry.failures, entry.bytes)
                 == (batch, footer.rows, footer.failures, object.size)
@@ -69,12 +85,13 @@ impl ManifestCheck {
                 object.key, footer.rows, footer.failures, object.size
             ));
         }
+        Ok(())
     }
 
     /// Compares the sums; `parts` are the usable ones.
     pub(super) fn end(mut self, parts: u64, totals: &BatchOutcome) -> Option<Finding> {
-        if let Some(manifest) = &self.manifest {
-            let (listed, rows) = (manifest.parts.len() as u64, totals.images_ok + totals.images_failed);
+        if let Some(manifest) = self.parts.as_ref().map(ManifestParts::manifest) {
+            let (listed, rows) = (manifest.listed(), totals.images_ok + totals.images_failed);
             let sums = manifest.totals() == *totals && manifest.rows == rows && manifest.batches == parts;
             if listed != parts || !sums {
                 let detail = format!(

@@ -16,6 +16,7 @@ mod top_level;
 
 use crate::{
     batch::BatchNumber,
+    bits::Bits,
     disposition::describe,
     job::JobSpec,
     ledger::BatchOutcome,
@@ -95,28 +96,6 @@ pub struct Audit {
     pub held: Option<Hold>,
 }
 
-/// One bit for each planned batch.
-#[derive(Debug, Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn of(batches: u64) -> Self {
-        Self(vec![0; usize::try_from(batches.div_ceil(64)).unwrap_or(0)])
-    }
-
-    /// Ignores what is beyond the end.
-    fn set(&mut self, number: u64) {
-        if let Some(word) = usize::try_from(number / 64).ok().and_then(|at| self.0.get_mut(at)) {
-            *word |= 1 << (number % 64);
-        }
-    }
-
-    fn has(&self, number: u64) -> bool {
-        let word = usize::try_from(number / 64).ok().and_then(|at| self.0.get(at));
-        word.is_some_and(|word| word & (1 << (number % 64)) != 0)
-    }
-}
-
 /// Looks at the output of a job and calls `found` for all that is wrong; the same output gives the same findings in
 /// the same order. Cancel safe; writes nothing.
 ///
@@ -135,7 +114,7 @@ pub async fn audit(
     let held = if success { None } else { cancellation::marked(store, layout).await? };
     let shape = plan_shape(store, layout, found).await?;
     let mut manifest = ManifestCheck::begin(store, layout, &spec, success).await?;
-    let (mut there, mut usable) = (Bits::of(shape.batches()), Bits::of(shape.batches()));
+    let (mut there, mut usable) = (Bits::default(), Bits::default());
     let (mut parts, mut totals) = (0, BatchOutcome::default());
     let mut listing = TopLevel::new(store, layout);
     while let Some(objects) = listing.next_page().await? {
@@ -148,7 +127,7 @@ pub async fn audit(
                 there.set(batch.0);
                 if let Some(footer) = footer {
                     usable.set(batch.0);
-                    manifest.part(batch, &object, &footer);
+                    manifest.part(batch, &object, &footer).await?;
                     parts += 1;
                     totals.add(&footer.outcome());
                 }

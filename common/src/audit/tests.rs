@@ -6,12 +6,12 @@ use super::{
 };
 use crate::{
     batch::ImageRef,
-    finalize::finalize,
+    finalize::{finalize, tests::finished_in_pieces},
     job::JobSpec,
     location::Location,
     planning::tests::{FOREVER, OneJob, Outbox, bucket, output, plan, put_part, spec, submit},
     results::{
-        Columns, PartFooter, encode_part,
+        Columns, Manifest, PartFooter, encode_part,
         row::{ClassScore, Outcome, Prediction, ResultRow},
     },
     storage::Stores,
@@ -211,4 +211,54 @@ async fn a_broken_plan_and_a_wrong_manifest_are_found() {
     let report = report(&stores, &job, Depth::Footers).await;
     assert_eq!(kinds(&report), [("broken_plan", 1)]);
     assert!(!report.complete);
+}
+
+#[tokio::test]
+async fn a_bad_piece_of_the_manifest_is_found_and_named() {
+    let (stores, job, _) = finished_in_pieces(3).await;
+    let (store, layout) = output(&stores, &job).await;
+    let key = layout.manifest_piece(1);
+    let good = store.get(&key, 1 << 20).await.unwrap().bytes;
+    let other = store.get(&layout.manifest_piece(2), 1 << 20).await.unwrap().bytes;
+    let found = async |object: &str, detail: &str| {
+        let report = report(&stores, &job, Depth::Footers).await;
+        assert_eq!(kinds(&report), [("bad_manifest", 1)], "{detail}");
+        let finding = &report.findings[0];
+        assert_eq!(finding.object.as_deref(), Some(object), "{finding:?}");
+        assert!(finding.detail.contains(detail), "{detail}: {finding:?}");
+        assert_eq!(report.parts, 10, "the parts are what they should be");
+    };
+    for (bytes, detail) in [
+        (good.slice(..good.len() - 40), "EOF"),
+        (other, "from batch 00000006 on"),
+        (Bytes::from(String::from_utf8_lossy(&good).replacen("\"rows\":10", "\"rows\":11", 1)), "31 rows"),
+    ] {
+        store.put(&key, bytes).await.unwrap();
+        found(&key, detail).await;
+    }
+    store.delete(&key).await.unwrap();
+    found(&key, "not there").await;
+    // Its sums are right and one of its entries is not: the manifest differs from a part.
+    let text = String::from_utf8_lossy(&good).replacen("\"rows\":10", "\"rows\":9", 1);
+    store.put(&key, text.replacen("\"rows\":10", "\"rows\":11", 1).into()).await.unwrap();
+    found(&layout.manifest(), "does not list `out/part-00000003.parquet`").await;
+    store.put(&key, good).await.unwrap();
+    assert_eq!(kinds(&report(&stores, &job, Depth::Footers).await), []);
+    // A manifest that names one piece fewer, and one whose pieces are in another order.
+    let whole = Manifest::parse(&store.get(&layout.manifest(), 1 << 20).await.unwrap().bytes).unwrap();
+    let mut fewer = whole.clone();
+    fewer.pieces.pop();
+    store.put(&layout.manifest(), fewer.to_json()).await.unwrap();
+    found(&layout.manifest(), "does not list `out/part-00000009.parquet`").await;
+    let mut swapped = whole.clone();
+    swapped.pieces.swap(0, 3);
+    store.put(&layout.manifest(), swapped.to_json()).await.unwrap();
+    assert_eq!(kinds(&report(&stores, &job, Depth::Footers).await), [("bad_manifest", 1)]);
+    // A missing part is said as such, and by the sums.
+    store.put(&layout.manifest(), whole.to_json()).await.unwrap();
+    for number in 3..6 {
+        store.delete(&layout.part(BatchNumber(number))).await.unwrap();
+    }
+    let report = report(&stores, &job, Depth::Footers).await;
+    assert_eq!(kinds(&report), [("bad_manifest", 1), ("missing", 3)]);
 }

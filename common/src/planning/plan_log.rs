@@ -195,7 +195,8 @@ pub async fn read_batch(
     let (prefix, mut files) = (layout.plan_prefix(), 0_u32);
     let mut pages = store.list(&prefix, None);
     while let Some(page) = pages.next().await {
-        let named = page?.objects.iter().filter(|object| object.key.ends_with(".parquet")).count();
+        // Counted and not compared: in what order their names sort is of no interest.
+        let named = page?.objects.iter().filter(|o| layout.index_of_plan_file(&o.key).is_some()).count();
         files = files.saturating_add(u32::try_from(named).unwrap_or(u32::MAX));
     }
     let (mut low, mut high) = (0, files);
@@ -215,7 +216,7 @@ pub async fn read_batch(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         faults::{World, line::Line, storage::FaultyStorage},
@@ -228,14 +229,53 @@ mod tests {
     async fn written(files: u64) -> (Arc<dyn Storage>, OutputLayout) {
         let store: Arc<dyn Storage> = Arc::new(MemoryStorage::new("s3://b"));
         let layout = OutputLayout::new(Location::parse("s3://b/out", Path::new("/")).unwrap());
-        let mut log = PlanLog::new(store.clone(), layout.clone());
-        for number in 0..files {
-            let cursor = Cursor { images: number + 1, ..Cursor::default() };
-            let batches = vec![vec![ImageRef::whole(format!("s3://b/{number}"), None, 1)]];
-            let slice = PlanSlice { first_batch: BatchNumber(number), batches, cursor };
-            assert_eq!(log.append(slice).await.unwrap(), Appended::Written);
+        for index in 0..files {
+            write(&store, &layout, index).await;
         }
         (store, layout)
+    }
+
+    /// Such a plan's file of that number, whatever the others are.
+    pub(in crate::planning) async fn write(store: &Arc<dyn Storage>, layout: &OutputLayout, index: u64) {
+        let cursor = Cursor { images: index + 1, ..Cursor::default() };
+        let batches = vec![vec![ImageRef::whole(format!("s3://b/{index}"), None, 1)]];
+        let slice = PlanSlice { first_batch: BatchNumber(index), batches, cursor };
+        let mut log = PlanLog::new(store.clone(), layout.clone());
+        (log.next_file, log.next_batch) = (u32::try_from(index).unwrap(), index);
+        assert_eq!(log.append(slice).await.unwrap(), Appended::Written);
+    }
+
+    #[tokio::test]
+    async fn plans_of_more_files_than_five_digits_count_are_read_by_number() {
+        const FIRST: u64 = 99_998;
+        const FILES: u64 = 100_003;
+        let store: Arc<dyn Storage> = Arc::new(MemoryStorage::new("s3://b"));
+        let layout = OutputLayout::new(Location::parse("s3://b/out", Path::new("/")).unwrap());
+        for index in FIRST..FILES {
+            write(&store, &layout, index).await;
+        }
+        let mut log = PlanLog::new(store.clone(), layout.clone());
+        (log.next_file, log.next_batch, log.cursor.images) = (99_998, FIRST, FIRST);
+        log.catch_up().await.unwrap();
+        assert_eq!((u64::from(log.next_file), log.next_batch, log.cursor.images), (FILES, FILES, FILES));
+        // The search for a batch counts the files and reads some of them by their numbers.
+        for index in 0..FIRST {
+            store.put(&layout.plan_file(u32::try_from(index).unwrap()), bytes::Bytes::new()).await.unwrap();
+        }
+        for batch in FIRST..FILES {
+            let (mut low, mut high) = (0, FILES);
+            while low + (high - low) / 2 != batch {
+                let middle = low + (high - low) / 2;
+                if middle < FIRST {
+                    store.delete(&layout.plan_file(u32::try_from(middle).unwrap())).await.unwrap();
+                    write(&store, &layout, middle).await;
+                }
+                if middle > batch { high = middle } else { low = middle + 1 }
+            }
+            let images = read_batch(&*store, &layout, BatchNumber(batch)).await.unwrap().unwrap();
+            assert_eq!(images[0].key, format!("s3://b/{batch}"));
+        }
+        assert!(read_batch(&*store, &layout, BatchNumber(FILES)).await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use super::{Enlisting, PlanError};
 use crate::{
     audit::part::{Mismatch, mismatch},
     batch::{BatchDescriptor, BatchNumber, FeedRequest, FinalizeRequest, ImageRef, Message},
+    bits::Bits,
     broker::{BrokerError, Publication, topology},
     chance,
     disposition::describe,
@@ -20,7 +21,7 @@ use crate::{
     trace,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use std::{collections::HashSet, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 /// For messages and ledger commands while a job is enlisted: a restart of a service is bridged, an outage
 /// ends the command, which goes on where it stopped when it is given again.
@@ -50,16 +51,16 @@ where
 }
 
 /// The batches of an output that have a part.
-pub(super) async fn parts_there(
-    store: &dyn Storage,
-    layout: &OutputLayout,
-) -> Result<HashSet<u64>, PlanError> {
-    let mut there = HashSet::new();
+pub(super) async fn parts_there(store: &dyn Storage, layout: &OutputLayout) -> Result<Bits, PlanError> {
+    let mut there = Bits::default();
     let prefix = layout.part_prefix();
     let mut pages = store.list(&prefix, None);
     while let Some(page) = pages.next().await {
-        there
-            .extend(page?.objects.iter().filter_map(|object| layout.batch_of_part(&object.key)).map(|n| n.0));
+        for object in page?.objects {
+            if let Some(batch) = layout.batch_of_part(&object.key) {
+                there.set(batch.0);
+            }
+        }
     }
     Ok(there)
 }

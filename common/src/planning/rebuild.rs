@@ -75,7 +75,7 @@ async fn fill(
     if let Some(manifest) = finished_manifest(&**store, layout, &spec.job).await? {
         let totals = manifest.totals();
         on_ledger(|| ledger.finalized(&record, manifest.batches, &totals)).await?;
-        let (batches_planned, parts) = (manifest.batches, manifest.parts.len() as u64);
+        let (batches_planned, parts) = (manifest.batches, manifest.listed());
         return Ok(Rebuilt { batches_planned, parts, complete: true, ..Rebuilt::default() });
     }
     let shape = PlanShape::read(&**store, layout).await?;
@@ -92,10 +92,8 @@ async fn fill(
         Some(Hold::Paused) => drop(on_ledger(|| ledger.pause(&spec.job)).await?),
         None => {}
     }
-    let mut there: Vec<u64> = there.into_iter().collect();
-    there.sort_unstable();
-    let (parts, mut unusable) = (there.len() as u64, 0);
-    let mut recorded = stream::iter(there)
+    let (parts, mut unusable) = (there.len(), 0);
+    let mut recorded = stream::iter(there.into_numbers())
         .map(|number| record_if_usable(spec, &shape, ledger, &**store, layout, BatchNumber(number)))
         .buffer_unordered(FOOTERS_AT_ONCE);
     while let Some(recorded) = recorded.try_next().await? {

@@ -195,4 +195,4 @@ async fn remove(store: &dyn Storage, bad: &[Finding]) -> Result<(u64, u64), Stor
 
 #[cfg(test)]
 #[path = "repair_tests.rs"]
-mod tests;
+pub(crate) mod tests;

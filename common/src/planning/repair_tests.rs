@@ -7,7 +7,7 @@ use crate::{
         tests::{finished, report},
     },
     batch::{BatchNumber, ImageRef},
-    finalize::finalize,
+    finalize::{finalize, finalize_in_pieces, tests::finished_in_pieces},
     job::JobSpec,
     ledger::{JobState, Ledger, memory::MemoryLedger},
     location::Location,
@@ -28,9 +28,9 @@ use std::{
 
 /// A store that fails for good once `left` requests were made: the process that uses it is dead from there on.
 #[derive(Debug)]
-struct Mortal {
-    inner: Arc<dyn Storage>,
-    left: AtomicI64,
+pub(crate) struct Mortal {
+    pub(crate) inner: Arc<dyn Storage>,
+    pub(crate) left: AtomicI64,
 }
 
 impl Mortal {
@@ -242,4 +242,22 @@ async fn a_stopped_producer_is_finished_and_a_cancelled_job_left_alone() {
     store.delete(&layout.plan_file(0)).await.unwrap();
     let error = run(&stores, &job, &outbox, &ledger, true).await.unwrap_err();
     assert!(error.contains("contradicts itself"), "{error}");
+}
+
+#[tokio::test]
+async fn a_manifest_with_a_bad_piece_is_made_again_as_a_whole() {
+    for damage in [None, Some("torn")] {
+        let (stores, job, out) = finished_in_pieces(3).await;
+        let (store, layout) = output(&job, &stores).await.unwrap();
+        match damage {
+            None => store.delete(&layout.manifest_piece(2)).await.unwrap(),
+            Some(text) => store.put(&layout.manifest_piece(2), text.into()).await.unwrap(),
+        }
+        let (outbox, ledger) = (Outbox::new(FOREVER), MemoryLedger::new());
+        let done = run(&stores, &job, &outbox, &ledger, false).await.unwrap();
+        assert!(done.success_removed && done.finish_requested && done.enqueued == 0, "{done:?}");
+        assert!(store.head(&layout.manifest()).await.is_err());
+        finalize_in_pieces(&job.job, &out, &stores, 3).await.unwrap();
+        assert_eq!(report(&stores, &job, Depth::Keys).await.verdict, Verdict::Complete);
+    }
 }

@@ -43,21 +43,9 @@ impl PlanShape {
     pub async fn read(store: &dyn Storage, layout: &OutputLayout) -> Result<Self, PlanError> {
         // The mark first: files that are written after it was looked for are no contradiction.
         let done = end_mark(store, layout).await?;
-        let mut names = Vec::new();
-        let prefix = layout.plan_prefix();
-        let mut pages = store.list(&prefix, None);
-        while let Some(page) = pages.try_next().await? {
-            names.extend(page.objects.into_iter().map(|o| o.key).filter(|key| key.ends_with(".parquet")));
-        }
-        let fetch = |key: String| async move {
-            let footer = PlanFileFooter::fetch(store, &key).await;
-            footer.map(|footer| (key, footer))
-        };
-        let mut footers = stream::iter(names).map(fetch).buffered(FOOTERS_AT_ONCE);
         let mut shape = Self::default();
-        while let Some((key, footer)) = footers.try_next().await? {
-            shape.push(&key, layout, &footer)?;
-        }
+        shape.read_on(store, layout).await?;
+        let prefix = layout.plan_prefix();
         if let Some(done) = done {
             if (shape.batches, shape.images) != (done.batches, done.images) {
                 let reason = format!(
@@ -69,6 +57,29 @@ impl PlanShape {
             shape.done = true;
         }
         Ok(shape)
+    }
+
+    /// Adds the files that are there, in the order of their numbers: a listing has 100000 before 99999.
+    async fn read_on(&mut self, store: &dyn Storage, layout: &OutputLayout) -> Result<(), PlanError> {
+        let mut names = Vec::new();
+        let prefix = layout.plan_prefix();
+        let mut pages = store.list(&prefix, None);
+        while let Some(page) = pages.try_next().await? {
+            let keys = page.objects.into_iter().map(|object| object.key);
+            let files = keys.filter(|key| key.ends_with(".parquet"));
+            // What is called otherwise comes last, and is no file of this plan.
+            names.extend(files.map(|key| (layout.index_of_plan_file(&key).map_or(u64::MAX, u64::from), key)));
+        }
+        names.sort_unstable();
+        let fetch = |(_, key): (u64, String)| async move {
+            let footer = PlanFileFooter::fetch(store, &key).await;
+            footer.map(|footer| (key, footer))
+        };
+        let mut footers = stream::iter(names).map(fetch).buffered(FOOTERS_AT_ONCE);
+        while let Some((key, footer)) = footers.try_next().await? {
+            self.push(&key, layout, &footer)?;
+        }
+        Ok(())
     }
 
     fn push(&mut self, key: &str, layout: &OutputLayout, footer: &PlanFileFooter) -> Result<(), PlanError> {
@@ -142,7 +153,42 @@ async fn end_mark(store: &dyn Storage, layout: &OutputLayout) -> Result<Option<P
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::planning::tests::{FOREVER, OneJob, Outbox, bucket, output, plan, spec, submit};
+    use crate::planning::{
+        plan_log::tests::write,
+        tests::{FOREVER, OneJob, Outbox, bucket, output, plan, spec, submit},
+    };
+    use crate::storage::Stores;
+
+    #[tokio::test]
+    async fn files_beyond_five_digits_are_in_order_and_a_hole_among_them_is_an_error() {
+        const FIRST: u32 = 99_998;
+        let (stores, job) = (Stores::in_memory(), spec(&["s3://b/p"]));
+        let (store, layout) = output(&stores, &job).await;
+        for index in [100_001, 99_999, 100_000, 99_998] {
+            write(&store, &layout, index).await;
+        }
+        let before = || PlanShape {
+            files: FIRST,
+            batches: u64::from(FIRST),
+            images: u64::from(FIRST),
+            ..PlanShape::default()
+        };
+        let mut shape = before();
+        shape.read_on(&*store, &layout).await.unwrap();
+        assert_eq!((shape.files(), shape.batches(), shape.images()), (100_002, 100_002, 100_002));
+        // The job's standing by its output takes the last file by its number as well.
+        store.put(&layout.job(), job.to_json().into()).await.unwrap();
+        let standing = crate::standing::standing(&stores, layout.root()).await.unwrap();
+        assert_eq!(standing.progress.batches_planned, 100_002);
+        for (index, begins) in [(99_999, 100_000), (100_000, 100_001)] {
+            store.delete(&layout.plan_file(index)).await.unwrap();
+            let error = before().read_on(&*store, &layout).await.unwrap_err().to_string();
+            assert!(error.contains(&format!("begins with batch {begins} ")), "{error}");
+            write(&store, &layout, u64::from(index)).await;
+        }
+        store.put("out/_trawl/plan/099999.parquet", bytes::Bytes::new()).await.unwrap();
+        assert!(before().read_on(&*store, &layout).await.is_err(), "another spelling is no file of the plan");
+    }
 
     #[tokio::test]
     async fn the_shape_is_that_of_the_rows_and_a_hole_is_an_error() {

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     batch::{BatchNumber, ImageRef, MAX_BATCH_IMAGES},
+    bits::Bits,
     broker::Broker,
     job::JobSpec,
     ledger::{JobRecord, JobState, Ledger},
@@ -29,7 +30,6 @@ use crate::{
 };
 use futures::StreamExt;
 use std::{
-    collections::HashSet,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -406,7 +406,7 @@ impl Enlistment<'_> {
                 continue;
             }
             let batches = read_batches(&*self.store, &self.layout, index).await?;
-            let (done, open): (Vec<_>, Vec<_>) = batches.into_iter().partition(|(n, _)| there.contains(&n.0));
+            let (done, open): (Vec<_>, Vec<_>) = batches.into_iter().partition(|(n, _)| there.has(n.0));
             let done = done.into_iter().map(|(number, images)| (number, images.len() as u64)).collect();
             let published = open.len() as u64;
             if rest.is_none() {
@@ -430,11 +430,10 @@ impl Enlistment<'_> {
 
     /// How many batches a plan file has, if none of them has a part: then nothing is to be recorded, and the file need
     /// not be read. A producer that leaves the rest to a feed goes through a huge plan by its footers.
-    async fn all_open(&self, index: u32, there: &HashSet<u64>) -> Result<Option<u64>, PlanError> {
+    async fn all_open(&self, index: u32, there: &Bits) -> Result<Option<u64>, PlanError> {
         let PlanFileFooter { first_batch, batches, .. } =
             PlanFileFooter::fetch(&*self.store, &self.layout.plan_file(index)).await?;
-        let any = !there.is_empty()
-            && (0..batches).any(|n| first_batch.0.checked_add(n).is_some_and(|n| there.contains(&n)));
+        let any = there.any(first_batch.0..first_batch.0.saturating_add(batches));
         Ok((!any).then_some(batches))
     }
 

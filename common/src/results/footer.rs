@@ -101,20 +101,21 @@ impl FooterEntries {
         Ok(Self::of(&metadata))
     }
 
-    /// Fetches the footer of an object: one request, or two if it is unusually long.
+    /// Fetches the footer of an object, and the object's size in bytes: one request, or two if it is unusually long.
     ///
     /// # Errors
     /// [`FetchFooterError`]. Cancel safe.
-    pub async fn fetch(store: &dyn Storage, key: &str) -> Result<Self, FetchFooterError> {
+    pub async fn fetch(store: &dyn Storage, key: &str) -> Result<(Self, u64), FetchFooterError> {
         let unusable = |reason| FetchFooterError::Unusable { key: key.to_owned(), reason };
         let tail = store.get_suffix(key, FIRST_TAIL_BYTES).await?;
-        match Self::read(&tail.bytes, tail.size) {
+        let (entries, size) = match Self::read(&tail.bytes, tail.size) {
             Err(FooterError::NeedMore(needed)) => {
                 let tail = store.get_suffix(key, needed as u64).await?;
-                Self::read(&tail.bytes, tail.size).map_err(unusable)
+                (Self::read(&tail.bytes, tail.size), tail.size)
             }
-            other => other.map_err(unusable),
-        }
+            other => (other, tail.size),
+        };
+        Ok((entries.map_err(unusable)?, size))
     }
 
     /// The entries of a footer that was parsed already.

@@ -7,12 +7,14 @@
 //! OUT/part-00000042.parquet      one per batch, by ONE create-only put
 //! OUT/_trawl/solo/00000042.json  while a batch is in work that may kill its worker
 //! OUT/_trawl/manifest.json       written when the parts equal the plan
+//! OUT/_trawl/manifest/00000000.json  the parts of a huge job, written before the manifest that names them
 //! OUT/_SUCCESS                   last of all
 //! OUT/_trawl/compacted.json      in an output that was made of another by `trawl compact`
 //! OUT/_trawl/_CANCELLED          the job was given up; removed when it is submitted again
 //! ```
 //! Names come from numbers alone: no worker, attempt or time may enter them, or a redelivery would write
-//! a second part.
+//! a second part. A name is compared by its number and never as text: with more digits than the others it sorts
+//! elsewhere.
 
 use crate::{batch::BatchNumber, location::Location};
 
@@ -43,6 +45,13 @@ impl OutputLayout {
     /// The key of plan file `index`.
     pub fn plan_file(&self, index: u32) -> String {
         self.key(&format!("_trawl/plan/{index:05}.parquet"))
+    }
+    /// The plan file that has this key, if it is a plan file's.
+    pub fn index_of_plan_file(&self, key: &str) -> Option<u32> {
+        let digits = key.strip_prefix(&self.plan_prefix())?.strip_suffix(".parquet")?;
+        let index = digits.parse().ok()?;
+        // Only the canonical spelling, as of parts.
+        (self.plan_file(index) == key).then_some(index)
     }
     /// The key prefix of the plan files.
     pub fn plan_prefix(&self) -> String {
@@ -104,6 +113,14 @@ impl OutputLayout {
     pub fn manifest(&self) -> String {
         self.key("_trawl/manifest.json")
     }
+    /// The name of piece `index` of the manifest below the output.
+    pub fn manifest_piece_name(index: usize) -> String {
+        format!("_trawl/manifest/{index:08}.json")
+    }
+    /// The key of piece `index` of the manifest.
+    pub fn manifest_piece(&self, index: usize) -> String {
+        self.key(&Self::manifest_piece_name(index))
+    }
     /// The key of the mark that ends the job.
     pub fn success(&self) -> String {
         self.key("_SUCCESS")
@@ -133,7 +150,24 @@ mod tests {
         assert_eq!(layout.batch_of_part("jobs/1/part-00000042.parquet"), Some(BatchNumber(42)));
         assert_eq!(layout.batch_of_part("jobs/1/part-42.parquet"), None);
         assert_eq!(layout.batch_of_part("jobs/1/part-123456789.parquet"), Some(BatchNumber(123_456_789)));
+        assert_eq!(layout.manifest_piece(3), "jobs/1/_trawl/manifest/00000003.json");
         let root = OutputLayout::new(Location::parse("s3://b", Path::new("/")).unwrap());
         assert_eq!(root.success(), "_SUCCESS");
+    }
+
+    #[test]
+    fn plan_files_are_known_by_their_numbers_whatever_their_digits() {
+        let layout = OutputLayout::new(Location::parse("s3://b/jobs/1/", Path::new("/")).unwrap());
+        for (index, name) in [(0, "00000"), (99_999, "99999"), (100_000, "100000"), (u32::MAX, "4294967295")]
+        {
+            let key = format!("jobs/1/_trawl/plan/{name}.parquet");
+            assert_eq!(layout.plan_file(index), key);
+            assert_eq!(layout.index_of_plan_file(&key), Some(index));
+        }
+        for name in ["0", "099999", "1_0", "+00001", "4294967296", "_DONE"] {
+            let key = format!("jobs/1/_trawl/plan/{name}.parquet");
+            assert_eq!(layout.index_of_plan_file(&key), None, "{name}");
+        }
+        assert_eq!(layout.index_of_plan_file("jobs/1/_trawl/plan/00000"), None);
     }
 }

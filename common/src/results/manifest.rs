@@ -2,6 +2,9 @@
 //!
 //! Written by `finalize` when the parts equal the plan, before `_SUCCESS`; read by `trawl verify`, by
 //! `trawl status OUT` and by whatever the user builds on top. Never the truth: the parts are.
+//!
+//! The parts of a small job are in the manifest itself. Those of a huge one are in pieces beside it
+//! (`manifest_pieces`), and the manifest has their sums: it must never grow with the parts of such a job.
 
 use super::{engine::Engine, part::PartFooter};
 use crate::{
@@ -11,8 +14,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The version of [`Manifest`] that this build writes.
+/// The version of a [`Manifest`] that lists its parts itself.
 pub const MANIFEST_VERSION: u32 = 1;
+
+/// The version of a [`Manifest`] whose parts are in pieces, and of the pieces: a trawl that knows of no pieces must
+/// not take such a manifest for one of a job without parts.
+pub const PIECES_VERSION: u32 = 2;
+
+/// A manifest of more bytes is none. Those with pieces have some kilobytes; older ones have about 140 bytes a part,
+/// and ten million parts fit.
+pub const MAX_MANIFEST_BYTES: u64 = 2 << 30;
 
 /// Kinds of workers that a manifest names; a fleet has a handful.
 const MAX_ENGINES: usize = 64;
@@ -32,10 +43,34 @@ pub struct ManifestPart {
     pub bytes: u64,
 }
 
+impl ManifestPart {
+    /// The entry of a part.
+    pub(super) fn of(name: String, bytes: u64, footer: &PartFooter) -> Self {
+        Self { name, batch: footer.batch, rows: footer.rows, failures: footer.failures, bytes }
+    }
+}
+
+/// What the manifest says of one of its pieces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PieceSums {
+    /// The file's name below the output.
+    pub name: String,
+    /// The batch of its first part; the others follow without a gap.
+    pub first_batch: BatchNumber,
+    /// Parts that it lists.
+    pub parts: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Rows with `status = error`.
+    pub failures: u64,
+    /// Bytes of these parts.
+    pub bytes: u64,
+}
+
 /// `OUT/_trawl/manifest.json`. Fields that a later trawl adds are ignored by this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`].
+    /// [`MANIFEST_VERSION`], or [`PIECES_VERSION`] if it has pieces.
     pub version: u32,
     /// The job.
     pub job: JobId,
@@ -65,8 +100,11 @@ pub struct Manifest {
     pub engines: BTreeSet<Engine>,
     /// The trawl that wrote the manifest.
     pub trawl: String,
-    /// The parts, by batch.
+    /// The parts, by batch; empty if they are in pieces.
     pub parts: Vec<ManifestPart>,
+    /// Where the parts are listed if not here, by batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pieces: Vec<PieceSums>,
 }
 
 /// A manifest that this build cannot read.
@@ -76,7 +114,7 @@ pub enum ManifestError {
     #[error("the manifest is not readable")]
     Json(#[from] serde_json::Error),
     /// Written by a later trawl.
-    #[error("the manifest has version {found}, this trawl reads {MANIFEST_VERSION}: update trawl")]
+    #[error("the manifest has version {found}, this trawl reads up to {PIECES_VERSION}: update trawl")]
     Version {
         /// The version found.
         found: u64,
@@ -86,6 +124,12 @@ pub enum ManifestError {
 impl Manifest {
     /// Adds a part and its counts to the sums.
     pub fn push(&mut self, name: String, bytes: u64, footer: &PartFooter) {
+        self.count(footer);
+        self.parts.push(ManifestPart::of(name, bytes, footer));
+    }
+
+    /// Adds a part's counts to the sums, and not the part.
+    pub(super) fn count(&mut self, footer: &PartFooter) {
         let outcome = footer.outcome();
         self.batches += 1;
         self.rows += footer.rows;
@@ -98,8 +142,19 @@ impl Manifest {
         if self.engines.len() < MAX_ENGINES || self.engines.contains(&footer.engine) {
             self.engines.insert(footer.engine.clone());
         }
-        let (batch, rows, failures) = (footer.batch, footer.rows, footer.failures);
-        self.parts.push(ManifestPart { name, batch, rows, failures, bytes });
+    }
+
+    /// Parts that are listed, here or in pieces; as many as batches, unless the manifest is wrong.
+    pub fn listed(&self) -> u64 {
+        let in_pieces = self.pieces.iter().fold(0, |sum: u64, piece| sum.saturating_add(piece.parts));
+        in_pieces.saturating_add(self.parts.len() as u64)
+    }
+
+    /// Bytes of the parts that are listed.
+    pub fn bytes(&self) -> u64 {
+        let sizes =
+            self.pieces.iter().map(|piece| piece.bytes).chain(self.parts.iter().map(|part| part.bytes));
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// What all parts add up to.
@@ -125,7 +180,7 @@ impl Manifest {
             version: u64,
         }
         let found = serde_json::from_slice::<Head>(json)?.version;
-        if found != u64::from(MANIFEST_VERSION) {
+        if ![MANIFEST_VERSION, PIECES_VERSION].map(u64::from).contains(&found) {
             return Err(ManifestError::Version { found });
         }
         Ok(serde_json::from_slice(json)?)
@@ -136,8 +191,7 @@ impl Manifest {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_manifest_sums_its_parts_and_round_trips() {
+    fn two_parts() -> Manifest {
         let mut manifest = Manifest {
             version: MANIFEST_VERSION,
             job: "j".parse().unwrap(),
@@ -154,6 +208,7 @@ mod tests {
             engines: Default::default(),
             trawl: "0.1.0".into(),
             parts: Vec::new(),
+            pieces: Vec::new(),
         };
         for batch in 0..2 {
             let footer = PartFooter {
@@ -173,15 +228,77 @@ mod tests {
             };
             manifest.push(format!("part-{}.parquet", footer.batch), 100, &footer);
         }
+        manifest
+    }
+
+    #[test]
+    fn a_manifest_sums_its_parts_and_round_trips() {
+        let manifest = two_parts();
         assert_eq!((manifest.batches, manifest.rows), (2, 10));
         assert_eq!((manifest.images_ok, manifest.images_failed), (6, 4));
         assert_eq!(manifest.errors[&ErrorCode::Corrupt], 4);
+        assert_eq!((manifest.listed(), manifest.bytes()), (2, 200));
         assert_eq!(Manifest::parse(&manifest.to_json()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_small_manifest_is_to_the_byte_what_it_was_before_there_were_pieces() {
+        let json = two_parts().to_json();
+        assert_eq!(std::str::from_utf8(&json).unwrap(), GOLDEN);
+        assert_eq!(Manifest::parse(GOLDEN.as_bytes()).unwrap(), two_parts());
     }
 
     #[test]
     fn a_later_version_is_named() {
         let error = Manifest::parse(b"{\"version\": 9, \"anything\": true}").unwrap_err();
         assert!(matches!(error, ManifestError::Version { found: 9 }));
+        assert!(error.to_string().ends_with("update trawl"), "{error}");
     }
+
+    /// Written by a trawl that had no pieces.
+    const GOLDEN: &str = r#"{
+  "version": 1,
+  "job": "j",
+  "batches": 2,
+  "rows": 10,
+  "images_ok": 6,
+  "images_failed": 4,
+  "errors": {
+    "corrupt": 4
+  },
+  "stages": {
+    "us": {},
+    "binding": {}
+  },
+  "model_sha256": "m",
+  "preprocess_sha256": "p",
+  "created_unix_ms": 1,
+  "finished_unix_ms": 2,
+  "engines": [
+    {
+      "trawl": "",
+      "torch": "",
+      "device": "",
+      "precision": ""
+    }
+  ],
+  "trawl": "0.1.0",
+  "parts": [
+    {
+      "name": "part-00000000.parquet",
+      "batch": 0,
+      "rows": 5,
+      "failures": 2,
+      "bytes": 100
+    },
+    {
+      "name": "part-00000001.parquet",
+      "batch": 1,
+      "rows": 5,
+      "failures": 2,
+      "bytes": 100
+    }
+  ]
+}
+"#;
 }

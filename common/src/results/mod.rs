@@ -1,13 +1,14 @@
 //! What an output is made of: rows, parts, plan files, manifest.
 //!
 //! Between the model's answer and the bucket, and the format that users read. [`layout`] names the
-//! objects, the others turn values into bytes and back; the only request made here is the one for a
-//! file's [`footer`].
+//! objects, the others turn values into bytes and back; the only requests made here are those for a
+//! file's [`footer`] and for the [pieces of a manifest](manifest_pieces).
 
 pub mod engine;
 pub mod footer;
 pub mod layout;
 pub mod manifest;
+pub mod manifest_pieces;
 mod merge;
 pub mod part;
 mod part_answers;

@@ -237,8 +237,22 @@ impl PartFooter {
 /// # Errors
 /// [`FetchFooterError`]; `NotFound` of the store if there is no such part. Cancel safe.
 pub async fn read_footer(store: &dyn Storage, key: &str) -> Result<PartFooter, FetchFooterError> {
-    let entries = FooterEntries::fetch(store, key).await?;
-    PartFooter::of(&entries).map_err(|reason| FetchFooterError::Unusable { key: key.to_owned(), reason })
+    Ok(read_sized_footer(store, key).await?.0)
+}
+
+/// The same with the bytes of the part, which the same answer has.
+///
+/// # Errors
+/// [`FetchFooterError`]. Cancel safe.
+pub async fn read_sized_footer(
+    store: &dyn Storage,
+    key: &str,
+) -> Result<(PartFooter, u64), FetchFooterError> {
+    let (entries, size) = FooterEntries::fetch(store, key).await?;
+    let footer = PartFooter::of(&entries);
+    footer
+        .map(|footer| (footer, size))
+        .map_err(|reason| FetchFooterError::Unusable { key: key.to_owned(), reason })
 }
 
 /// Encodes the rows of a batch as a Parquet file. Takes milliseconds of one core: not for an async thread.

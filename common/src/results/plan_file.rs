@@ -138,7 +138,7 @@ impl PlanFileFooter {
     /// # Errors
     /// [`FetchFooterError`]; `NotFound` of the store if there is no such file. Cancel safe.
     pub async fn fetch(store: &dyn Storage, key: &str) -> Result<Self, FetchFooterError> {
-        let entries = FooterEntries::fetch(store, key).await?;
+        let (entries, _) = FooterEntries::fetch(store, key).await?;
         Self::of(&entries).map_err(|reason| FetchFooterError::Unusable { key: key.to_owned(), reason })
     }
 

@@ -4,7 +4,7 @@
 //! Pure: no request is made here, and a page costs a scan and no sort.
 
 use std::{collections::HashMap, sync::Arc};
-use trawl_common::results::part_brief::BriefRow;
+use trawl_common::{bits::Bits, results::part_brief::BriefRow};
 
 /// Classes of a row that are kept.
 pub const MAX_CLASSES: usize = 5;
@@ -142,7 +142,7 @@ pub struct Index {
     /// The best classes with their counts, the most frequent first.
     labels: Vec<(String, u64)>,
     /// The parts that were looked at.
-    pub parts: std::collections::HashSet<u64>,
+    pub parts: Bits,
 }
 
 impl Index {
@@ -150,7 +150,7 @@ impl Index {
     pub fn new(
         mut rows: Vec<Arc<Row>>,
         more_failures: impl IntoIterator<Item = Arc<Row>>,
-        parts: std::collections::HashSet<u64>,
+        parts: Bits,
     ) -> Self {
         rows.sort_unstable_by_key(|row| row.place());
         let sorted = |order: Order| {
@@ -268,7 +268,7 @@ pub(crate) mod tests {
             row(0, 2, None),
             row(1, 1, Some(("cat", f32::NAN))),
         ];
-        Index::new(rows, [row(7, 3, None), row(0, 2, None)], [0, 1, 7].into())
+        Index::new(rows, [row(7, 3, None), row(0, 2, None)], [0, 1, 7].into_iter().collect())
     }
 
     fn places(page: &Page) -> Vec<(u64, u32)> {

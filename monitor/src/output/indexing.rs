@@ -2,13 +2,14 @@
 //!
 //! In the background, part by part, a few fetched ahead and decoded on blocking threads; what is done is published as it
 //! goes on. Which of the further parts have failures is known from the manifest, or from their footers. A part that is
-//! not readable is passed over.
+//! not readable is passed over. The parts of a huge job are gone through piece by piece, and never all held.
 
 use super::index::{Index, MAX_CLASSES, MAX_FAILURES, Row};
-use futures::{StreamExt, TryStreamExt, stream};
-use std::{collections::HashSet, sync::Arc};
+use futures::{Stream, StreamExt, TryStreamExt, future::ready, stream, stream::BoxStream};
+use std::sync::Arc;
 use trawl_common::{
     batch::BatchNumber,
+    bits::Bits,
     disposition::describe,
     job::JobSpec,
     location::Location,
@@ -16,6 +17,7 @@ use trawl_common::{
     results::{
         OutputLayout,
         manifest::ManifestPart,
+        manifest_pieces::ManifestParts,
         part::read_footer,
         part_brief::{BriefRow, read_brief},
     },
@@ -35,7 +37,7 @@ const MAX_FOOTERS: usize = 2000;
 /// Parts after which what is done is published: the first page is there soon, and each index is sorted anew.
 const PUBLISH_EVERY: usize = 16;
 
-/// Parts of an output that are listed.
+/// Parts of an output that are listed, where there is no manifest.
 const MAX_PARTS: usize = 1_000_000;
 
 /// Rows that are read of one part; `--batch-size` goes to 10,000.
@@ -57,61 +59,81 @@ impl Reading<'_> {
     /// Reads on from `before`; `publish` gets longer and longer indices. Cancel safe.
     ///
     /// # Errors
-    /// If the output cannot be listed.
+    /// If the output cannot be listed, or a piece of its manifest cannot be had.
     pub async fn run(&self, before: &Index, publish: impl Fn(Index)) -> Result<(), StandingError> {
         let layout = OutputLayout::new(self.out.clone());
-        let new = self.new_parts(&layout, before).await?;
+        let mut new = self.new_parts(&layout, before).await?;
         let mut shelf = Shelf::of(before, self.max_rows);
-        let batches: Vec<u64> = new.iter().map(|part| part.batch).collect();
-        let layout = &layout;
-        let mut reading =
-            stream::iter(batches).map(|batch| self.rows_of(layout, batch)).buffered(PARTS_AHEAD);
-        let mut read = 0;
-        while !shelf.is_full()
-            && let Some(rows) = reading.next().await
-        {
-            shelf.put(new[read].batch, rows);
-            read += 1;
-            if read.is_multiple_of(PUBLISH_EVERY) {
+        let mut left = Vec::new();
+        while !shelf.is_full() {
+            let mut some: Vec<Part> = new.by_ref().take(PUBLISH_EVERY).try_collect().await?;
+            let read = self.fill(&layout, &some, &mut shelf).await;
+            left = some.split_off(read);
+            if some.len() < PUBLISH_EVERY {
+                break;
+            }
+            if !shelf.is_full() {
                 publish(shelf.index().await);
             }
         }
-        drop(reading);
         publish(shelf.index().await);
-        let known = shelf.failures.len();
-        self.failures_of(layout, &new[read..], &mut shelf).await;
-        if shelf.failures.len() > known || !new[read..].is_empty() {
+        let rest = stream::iter(left.into_iter().map(Ok)).chain(new);
+        if self.failures_of(&layout, rest, &mut shelf).await? {
             publish(shelf.index().await);
         }
         Ok(())
     }
 
     /// The parts that `before` does not know, in the order of the plan.
-    async fn new_parts(&self, layout: &OutputLayout, before: &Index) -> Result<Vec<Part>, StandingError> {
-        let parts: Vec<Part> = match standing::manifest(self.store, layout).await? {
-            Some(manifest) => {
-                let part = |part: &ManifestPart| Part { batch: part.batch.0, fails: Some(part.failures > 0) };
-                manifest.parts.iter().map(part).collect()
-            }
+    async fn new_parts<'p>(
+        &'p self,
+        layout: &'p OutputLayout,
+        before: &'p Index,
+    ) -> Result<BoxStream<'p, Result<Part, StandingError>>, StandingError> {
+        let parts = match standing::manifest(self.store, layout).await? {
+            Some(manifest) => listed(ManifestParts::new(self.store, layout, manifest)).boxed(),
             None => {
                 let part = |key: String| layout.batch_of_part(&key).map(|b| Part { batch: b.0, fails: None });
-                let keys = standing::part_keys(self.store, layout).take(MAX_PARTS);
-                keys.try_filter_map(|key| std::future::ready(Ok(part(key)))).try_collect().await?
+                let keys =
+                    standing::part_keys(self.store, layout).take(MAX_PARTS).map_err(StandingError::from);
+                keys.try_filter_map(move |key| ready(Ok(part(key)))).boxed()
             }
         };
-        Ok(parts.into_iter().filter(|part| !before.parts.contains(&part.batch)).collect())
+        Ok(parts.try_filter(|part| ready(!before.parts.has(part.batch))).boxed())
     }
 
-    /// The failed rows of parts whose other rows are not kept.
-    async fn failures_of(&self, layout: &OutputLayout, parts: &[Part], shelf: &mut Shelf) {
-        let mut footers = 0;
-        for part in parts {
-            if shelf.failures.len() >= MAX_FAILURES {
-                return;
-            }
+    /// Reads the rows of parts while there is room; how many parts were read.
+    async fn fill(&self, layout: &OutputLayout, parts: &[Part], shelf: &mut Shelf) -> usize {
+        // Owned: a stream over a borrowing iterator is not `Send` for every lifetime.
+        let batches: Vec<u64> = parts.iter().map(|part| part.batch).collect();
+        let mut reading =
+            stream::iter(batches).map(|batch| self.rows_of(layout, batch)).buffered(PARTS_AHEAD);
+        let mut read = 0;
+        while !shelf.is_full()
+            && let Some(rows) = reading.next().await
+        {
+            shelf.put(parts[read].batch, rows);
+            read += 1;
+        }
+        read
+    }
+
+    /// The failed rows of parts whose other rows are not kept; whether any part was looked at.
+    async fn failures_of(
+        &self,
+        layout: &OutputLayout,
+        parts: impl Stream<Item = Result<Part, StandingError>>,
+        shelf: &mut Shelf,
+    ) -> Result<bool, StandingError> {
+        let mut parts = std::pin::pin!(parts);
+        let (mut footers, mut looked) = (0, false);
+        while shelf.failures.len() < MAX_FAILURES
+            && let Some(part) = parts.try_next().await?
+        {
+            looked = true;
             let fails = match part.fails {
                 Some(fails) => fails,
-                None if footers >= MAX_FOOTERS => return,
+                None if footers >= MAX_FOOTERS => break,
                 None => {
                     footers += 1;
                     let footer = read_footer(self.store, &layout.part(BatchNumber(part.batch))).await;
@@ -121,6 +143,7 @@ impl Reading<'_> {
             let rows = if fails { self.rows_of(layout, part.batch).await } else { Vec::new() };
             shelf.put_failures(part.batch, rows);
         }
+        Ok(looked)
     }
 
     /// The rows of a part; none if it is not to be had.
@@ -150,6 +173,19 @@ pub async fn part_rows(
     read.map_err(|error| describe(&error))
 }
 
+/// The parts that a manifest lists; those of one piece are held.
+fn listed(parts: ManifestParts<'_>) -> impl Stream<Item = Result<Part, StandingError>> {
+    let pieces = stream::try_unfold((parts, 0), async |(mut parts, index)| {
+        if index == parts.pieces() {
+            return Ok(None);
+        }
+        let part = |part: &ManifestPart| Ok(Part { batch: part.batch.0, fails: Some(part.failures > 0) });
+        let piece: Vec<Result<Part, StandingError>> = parts.piece(index).await?.iter().map(part).collect();
+        Ok::<_, StandingError>(Some((stream::iter(piece), (parts, index + 1))))
+    });
+    pieces.try_flatten()
+}
+
 /// A part of the output.
 struct Part {
     batch: u64,
@@ -161,7 +197,7 @@ struct Part {
 struct Shelf {
     rows: Vec<Arc<Row>>,
     failures: Vec<Arc<Row>>,
-    parts: HashSet<u64>,
+    parts: Bits,
     max_rows: usize,
 }
 
@@ -186,13 +222,13 @@ impl Shelf {
         self.rows.extend(rows.by_ref().take(room));
         let failed: Vec<_> = rows.filter(|row| !row.brief.ok).collect();
         self.keep_failed(failed);
-        self.parts.insert(batch);
+        self.parts.set(batch);
     }
 
     fn put_failures(&mut self, batch: u64, rows: Vec<BriefRow>) {
         let failed: Vec<_> = placed(batch, rows).filter(|row| !row.brief.ok).collect();
         self.keep_failed(failed);
-        self.parts.insert(batch);
+        self.parts.set(batch);
     }
 
     fn keep_failed(&mut self, failed: Vec<Arc<Row>>) {
@@ -240,6 +276,36 @@ mod tests {
         let index = last.lock().unwrap();
         assert_eq!(index.len(), 24);
         assert_eq!(index.page(Order::Plan, &Filter::default(), None, 99).rows[5].brief.key, output.key(1, 1));
+    }
+
+    #[tokio::test]
+    async fn the_parts_of_a_manifest_in_pieces_are_those_of_one_without() {
+        let output = testing::Output::new("pieces", 40, 3).await;
+        output.finish().await;
+        let read = async |max_rows| {
+            let last = std::sync::Mutex::new((Index::default(), 0));
+            let reading = Reading { store: &*output.store, out: &output.place, spec: &output.spec, max_rows };
+            let publish = |index| {
+                let mut last = last.lock().unwrap();
+                *last = (index, last.1 + 1);
+            };
+            reading.run(&Index::default(), publish).await.unwrap();
+            let (index, published) = last.into_inner().unwrap();
+            let failed: Vec<_> = index.page_of_failures(None, None, 99).rows;
+            (index.rows().to_vec(), failed, index.parts.len(), published)
+        };
+        for max_rows in [0, 6, 7, 60, 200] {
+            let whole = read(max_rows).await;
+            assert_eq!((whole.0.len(), whole.1.len(), whole.2), (max_rows.min(120), 40, 40));
+            output.finish_in_pieces(7).await;
+            assert_eq!(read(max_rows).await, whole, "{max_rows}");
+            output.finish().await;
+        }
+        output.finish_in_pieces(7).await;
+        output.store.delete(&OutputLayout::new(output.place.clone()).manifest_piece(2)).await.unwrap();
+        let reading = Reading { store: &*output.store, out: &output.place, spec: &output.spec, max_rows: 9 };
+        let error = reading.run(&Index::default(), |_| {}).await.unwrap_err();
+        assert!(error.to_string().contains("00000002.json"), "{error}");
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! plan of its own, in which a file is a batch: the same images in the same order, cut into fewer. So it is an output as
 //! any other to every reader and command, and what holds for those holds here: a part is put once, `finalize` compares
 //! parts with plan before it writes manifest and `_SUCCESS`, and a compaction that was killed goes on where it stopped.
+//! Parts are looked up in the manifest piece by piece, never all at once.
 //! It must never write to the output that it reads.
 
 mod cut;
@@ -23,7 +24,7 @@ use trawl_common::{
     finalize::{Finalized, finalize},
     job::{JobId, JobSpec},
     location::Location,
-    results::{Manifest, Merger, OutputLayout, PartFooter, part::read_footer},
+    results::{Merger, OutputLayout, PartFooter, manifest_pieces::ManifestParts, part::read_footer},
     standing,
     storage::{PutOutcome, Storage, Stores},
     text::counted,
@@ -74,24 +75,25 @@ pub async fn run(
             spec.job
         )));
     };
-    let groups = groups(&manifest, args.target_size);
+    let (rows, listed, before) = (manifest.rows, manifest.listed(), manifest.bytes());
+    let mut parts = ManifestParts::new(source.store, source.layout, manifest);
+    let groups = groups(&mut parts, args.target_size).await?;
     if !args.dry_run {
         let target = Place { store: &*stores.open(&to).await, layout: &OutputLayout::new(to.clone()) };
-        let compaction = Compaction { source, target, spec: &spec, manifest: &manifest, groups: &groups };
-        compaction.write(stores, &to, args).await?;
+        let compaction = Compaction { source, target, spec: &spec, rows, groups: &groups };
+        compaction.write(stores, &to, args, &mut parts).await?;
     }
-    let before: u64 = manifest.parts.iter().map(|part| part.bytes).sum();
     let report = serde_json::json!({
-        "job": spec.job, "from": from.to_string(), "to": to.to_string(), "rows": manifest.rows,
-        "parts": manifest.parts.len(), "bytes": before, "files": groups.len(), "written": !args.dry_run,
+        "job": spec.job, "from": from.to_string(), "to": to.to_string(), "rows": rows,
+        "parts": listed, "bytes": before, "files": groups.len(), "written": !args.dry_run,
     });
     match output {
         OutputFormat::Json => report::print_json(out, &report)?,
         OutputFormat::Text => writeln!(
             out,
             "{} of {} {} {} in {to}",
-            counted(manifest.rows, "row", "rows"),
-            counted(manifest.parts.len() as u64, "part", "parts"),
+            counted(rows, "row", "rows"),
+            counted(listed, "part", "parts"),
             if args.dry_run { "would be" } else { "are" },
             counted(groups.len() as u64, "file", "files"),
         )?,
@@ -118,13 +120,20 @@ struct Compaction<'a> {
     source: Place<'a>,
     target: Place<'a>,
     spec: &'a JobSpec,
-    manifest: &'a Manifest,
+    /// In all of it.
+    rows: u64,
     groups: &'a [Group],
 }
 
 impl Compaction<'_> {
     /// In this order: mark, spec, plan, its end, parts, and `finalize`. Every step is the same when it is done again.
-    async fn write(&self, stores: &Arc<Stores>, to: &Location, args: &CompactArgs) -> Result<(), Stop> {
+    async fn write(
+        &self,
+        stores: &Arc<Stores>,
+        to: &Location,
+        args: &CompactArgs,
+        parts: &mut ManifestParts<'_>,
+    ) -> Result<(), Stop> {
         self.claim(to, args).await?;
         let spec = self.new_spec(to);
         let Place { store, layout } = self.target;
@@ -146,12 +155,13 @@ impl Compaction<'_> {
                 Err(error) => return Err(error.into()),
             }
             let footer = PartFooter::new(&spec, number, format!("compact-{number}"), "trawl compact");
-            let bytes = self.merged(Merger::new(footer, args.row_group_rows as usize), group).await?;
+            let parts = entries(parts, group).await?;
+            let bytes = self.merged(Merger::new(footer, args.row_group_rows as usize), parts).await?;
             store.put_if_absent(&key, bytes).await?;
             tracing::info!(file = %key, parts = group.batches(), rows = group.rows, "written");
         }
         match finalize(&spec.job, to, stores).await {
-            Ok(Finalized::Written(manifest)) if manifest.rows == self.manifest.rows => Ok(()),
+            Ok(Finalized::Written(manifest)) if manifest.rows == self.rows => Ok(()),
             Ok(other) => Err(Stop::failed(format!(
                 "{to} does not hold what it should ({other:?}): remove it and compact again"
             ))),
@@ -213,17 +223,14 @@ impl Compaction<'_> {
     }
 
     /// The rows of a group's parts as one file.
-    async fn merged(&self, mut merger: Merger, group: &Group) -> Result<bytes::Bytes, Stop> {
+    async fn merged(&self, mut merger: Merger, parts: Vec<Entry>) -> Result<bytes::Bytes, Stop> {
         let Place { store, layout } = self.source;
-        let fetch = |place: usize| async move {
-            let part = &self.manifest.parts[place];
+        let fetch = |part: Entry| async move {
             let key = layout.part(part.batch);
             let object = store.get(&key, part.bytes).await?;
             Ok::<_, Stop>((key, part, object.bytes))
         };
-        // Owned: a stream over a borrowing iterator is not `Send` for every lifetime.
-        let places: Vec<usize> = group.parts.clone().collect();
-        let mut parts = stream::iter(places).map(fetch).buffered(PARTS_AHEAD);
+        let mut parts = stream::iter(parts).map(fetch).buffered(PARTS_AHEAD);
         while let Some((key, part, bytes)) = parts.try_next().await? {
             let batch = part.batch;
             let (added, back) = blocking(move || (merger.add(batch, bytes), merger)).await;
@@ -237,6 +244,25 @@ impl Compaction<'_> {
         let done = blocking(move || merger.finish()).await;
         done.map(|(bytes, _)| bytes).map_err(|error| Stop::failed(describe(&error)))
     }
+}
+
+/// What the manifest says of a part that is copied.
+struct Entry {
+    batch: BatchNumber,
+    rows: u64,
+    bytes: u64,
+}
+
+/// The entries of a group's parts; a group has no more of them than rows.
+async fn entries(parts: &mut ManifestParts<'_>, group: &Group) -> Result<Vec<Entry>, Stop> {
+    let mut entries = Vec::new();
+    for place in group.parts.clone() {
+        // The cut was made of these very entries.
+        let found = parts.part(BatchNumber(place)).await?;
+        let part = found.ok_or_else(|| Stop::failed(format!("the manifest does not list batch {place}")))?;
+        entries.push(Entry { batch: part.batch, rows: part.rows, bytes: part.bytes });
+    }
+    Ok(entries)
 }
 
 fn damaged(key: &str, layout: &OutputLayout, what: &str) -> Stop {

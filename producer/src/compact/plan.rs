@@ -24,7 +24,7 @@ const MAX_PLAN_FILE_BYTES: u64 = 1 << 30;
 pub(super) async fn write(source: Place<'_>, target: Place<'_>, groups: &[Group]) -> Result<(), Stop> {
     let broken = |what: String| Stop::failed(format!("the plan of {} {what}", source.layout.root()));
     let shape = PlanShape::read(source.store, source.layout).await?;
-    let last = groups.last().map_or(0, |group| group.parts.end as u64);
+    let last = groups.last().map_or(0, |group| group.parts.end);
     if !shape.is_done() || shape.batches() != last {
         return Err(broken(format!(
             "has {} batches, its manifest {last}: run `trawl verify`",
@@ -52,7 +52,7 @@ pub(super) async fn write(source: Place<'_>, target: Place<'_>, groups: &[Group]
                 }
             };
             let (found, of_batch): (BatchNumber, Vec<ImageRef>) = next;
-            if found.0 != batch as u64 {
+            if found.0 != batch {
                 return Err(broken(format!("has batch {found} where {batch} should be")));
             }
             images.extend(of_batch);

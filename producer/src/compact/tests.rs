@@ -146,3 +146,18 @@ fn sizes_are_numbers_with_units() {
         assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{text}");
     }
 }
+
+#[tokio::test]
+async fn an_output_whose_manifest_is_in_pieces_is_compacted_as_any_other() {
+    let expected = compacted(&fixture::output(3, true).await, TWO_PARTS).await.unwrap();
+    for parts_a_piece in [1, 2] {
+        let stores = fixture::output_in_pieces(3, true, parts_a_piece).await;
+        let (store, layout) = (stores.open(&place()).await, OutputLayout::new(place()));
+        assert!(store.head(&layout.manifest_piece(1)).await.is_ok());
+        assert_eq!(compacted(&stores, TWO_PARTS).await.unwrap(), expected);
+        assert_whole(&stores).await;
+        store.delete(&layout.manifest_piece(1)).await.unwrap();
+        let said = compacted(&stores, TWO_PARTS).await.unwrap_err().lines();
+        assert!(said.contains("00000001.json") && said.contains("trawl repair"), "{said}");
+    }
+}
