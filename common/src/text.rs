@@ -45,6 +45,18 @@ pub fn seconds(total: f64) -> String {
     }
 }
 
+/// `512 B`, `1.5 KiB`, `16 KiB`, `2.3 TiB`: bytes in the largest unit of which there is one.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let Some(power) = n.checked_ilog2().map(|log| log as usize / 10).filter(|power| *power > 0) else {
+        return format!("{n} B");
+    };
+    #[allow(clippy::cast_precision_loss)] // Three digits are shown.
+    let of_unit = n as f64 / (1_u64 << (10 * power)) as f64;
+    let text = if of_unit < 9.95 { format!("{of_unit:.1}") } else { format!("{of_unit:.0}") };
+    format!("{} {}", text.strip_suffix(".0").unwrap_or(&text), UNITS[power - 1])
+}
+
 /// How long ago a moment was, both in milliseconds since 1970.
 pub fn ago(then_unix_ms: u64, now_unix_ms: u64) -> String {
     #[allow(clippy::cast_precision_loss)] // Rounded to seconds anyway.
@@ -114,6 +126,14 @@ mod tests {
         assert_eq!(counted(0, "image", "images"), "0 images");
         assert_eq!(rate(0.351), "0.35");
         assert_eq!(rate(512.4), "512");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(
+            [0, 1023, 1024, 1536, 16 << 10, 1_500_000, 5 << 30, u64::MAX].map(bytes),
+            ["0 B", "1023 B", "1 KiB", "1.5 KiB", "16 KiB", "1.4 MiB", "5 GiB", "16 EiB"]
+        );
     }
 
     #[test]

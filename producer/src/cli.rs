@@ -4,8 +4,10 @@
 //! before anything connects; what comes from the environment is never shown, it may be a password.
 
 mod output;
+mod submit;
 
 pub use output::{CompactArgs, ExportArgs, ExportFormat, StatusFilter};
+pub use submit::SubmitArgs;
 
 use clap::{
     Args, Parser, Subcommand,
@@ -15,11 +17,10 @@ use clap::{
 use clap_complete::Shell;
 use trawl_common::{
     command_line,
-    config::{AddressArgs, JobArgs, OutputFormat, ServiceArgs},
+    config::{AddressArgs, OutputFormat, ServiceArgs},
     dead::Selection,
     error_code::ErrorCode,
     job::{JobId, QueueName},
-    planning::Ready,
     telemetry::LogFormat,
 };
 
@@ -103,7 +104,7 @@ pub enum Command {
 Examples:
   trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels
   trawl submit ./photos --model s3://models/vit.pt --out ./labels --include '*.jpg' --limit 1000 --watch
-  trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels --dry-run")]
+  trawl submit s3://bucket/photos --model resnet50.pt --out s3://bucket/labels --dry-run --sample 64")]
     Submit(Box<SubmitArgs>),
 
     /// Run a job on this machine, without servers (hands over to trawl-worker run)
@@ -388,31 +389,6 @@ Examples:
     },
 }
 
-/// Flags of `trawl submit`.
-#[derive(Debug, Args)]
-pub struct SubmitArgs {
-    /// The job.
-    #[command(flatten)]
-    pub job: JobArgs,
-
-    /// Batches of the job that wait in the queue; the workers queue the rest as these are done, so that jobs share a
-    /// lane. `all` queues every batch now
-    #[arg(long, default_value = "auto", value_name = "auto|all|N")]
-    pub ready: Ready,
-
-    /// Say what would be enqueued; write and enqueue nothing
-    #[arg(long, conflicts_with = "watch")]
-    pub dry_run: bool,
-
-    /// Follow the job until it ends
-    #[arg(long)]
-    pub watch: bool,
-
-    /// With --watch: exit with 3 if images failed
-    #[arg(long, requires = "watch")]
-    pub strict: bool,
-}
-
 /// Flags of `trawl jobs`.
 #[derive(Debug, Args)]
 pub struct JobsArgs {
@@ -514,6 +490,8 @@ mod tests {
             &format!("trawl submit {job} --batch-size 0"),
             &format!("trawl submit {job} --batch-size 10001"),
             &format!("trawl submit {job} --topk 0"),
+            &format!("trawl submit {job} --dry-run --sample 0"),
+            &format!("trawl submit {job} --dry-run --sample 1025"),
             &format!("trawl submit {job} --job-id a/b"),
             "trawl results o --limit 0",
             "trawl jobs --limit 0",
@@ -523,10 +501,10 @@ mod tests {
             let kind = parse(line).unwrap_err().kind();
             assert!(matches!(kind, ErrorKind::ValueValidation | ErrorKind::InvalidValue), "{line}: {kind:?}");
         }
-        assert_eq!(
-            parse(&format!("trawl submit {job} --strict")).unwrap_err().kind(),
-            ErrorKind::MissingRequiredArgument
-        );
+        for flags in ["--strict", "--sample 8"] {
+            let kind = parse(&format!("trawl submit {job} {flags}")).unwrap_err().kind();
+            assert_eq!(kind, ErrorKind::MissingRequiredArgument, "{flags}");
+        }
         assert_eq!(
             parse(&format!("trawl submit {job} --dry-run --watch")).unwrap_err().kind(),
             ErrorKind::ArgumentConflict

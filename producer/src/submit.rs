@@ -4,6 +4,9 @@
 //! model, and only then the first message. A command that was killed anywhere is given again and goes on;
 //! nothing here may publish before the spec and the model are where a worker looks for them.
 
+mod dry_run;
+mod estimate;
+
 use crate::{
     bucket,
     cli::SubmitArgs,
@@ -12,7 +15,7 @@ use crate::{
     follow::{self, Following},
     next,
     progress::{self, JsonLines},
-    report, text,
+    report,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -31,7 +34,7 @@ use trawl_common::{
     model_file::{self, ModelFile},
     model_import::{Imported, import},
     planning::{
-        DryRun, PlanError, Ready, dry_run,
+        PlanError, Ready,
         submit::{Enlisting, Opened, Planned, enlist, open_output},
     },
     results::{Columns, OutputLayout},
@@ -43,9 +46,6 @@ use trawl_common::{
 /// Messages under way to the broker at once: its confirms take milliseconds, so that this many make
 /// thousands of batches a second; a message of the largest batch has megabytes, so more would cost memory.
 const PUBLISH_WINDOW: usize = 64;
-
-/// Keys of a dry run are shown below this title.
-const FIRST_KEYS: &str = "first keys";
 
 /// A job that is ready to be placed.
 #[derive(Debug)]
@@ -86,13 +86,7 @@ pub async fn run(cx: &Context, args: &SubmitArgs, out: &mut dyn Write) -> Result
         prepared = prepare(&args.job, &cx.base_dir, &cx.stores, &cache_dir) => prepared?,
     };
     if args.dry_run {
-        let found = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(interrupted(cx)),
-            found = dry_run(&prepared.spec, &cx.stores) => found?,
-        };
-        print_dry_run(&prepared.spec, &found, cx.output, out)?;
-        return Ok(exit::OK);
+        return dry_run::run(cx, args, &prepared.spec, &prepared.model, out).await;
     }
     // All messages of the job are created in this span; it ends when the job is placed.
     let span = trace::begin("submit", trace::Kind::Producer, None);
@@ -303,52 +297,6 @@ fn announce(submitted: &Submitted, output: OutputFormat, out: &mut dyn Write) ->
     }
     // A script may read the id while --watch goes on.
     Ok(out.flush()?)
-}
-
-/// What `submit --dry-run --output json` prints.
-#[derive(Serialize)]
-struct DryRunDocument<'a> {
-    job: &'a str,
-    out: &'a str,
-    #[serde(flatten)]
-    found: &'a DryRun,
-}
-
-/// What a dry run found.
-fn print_dry_run(
-    spec: &JobSpec,
-    found: &DryRun,
-    output: OutputFormat,
-    out: &mut dyn Write,
-) -> Result<(), Stop> {
-    if output == OutputFormat::Json {
-        let document = DryRunDocument { job: spec.job.as_str(), out: &spec.out, found };
-        return Ok(report::print_json(out, &document)?);
-    }
-    let extensions: Vec<String> = found
-        .by_extension
-        .iter()
-        .map(|(name, n)| format!("{} {}", text::printable(name), text::count(*n)))
-        .collect();
-    writeln!(out, "job         {} (nothing was written or enqueued)", spec.job)?;
-    writeln!(out, "out         {}", text::printable(&spec.out))?;
-    writeln!(
-        out,
-        "images      {} with {} bytes in {}",
-        text::count(found.images),
-        text::count(found.bytes),
-        text::counted(found.batches, "batch", "batches")
-    )?;
-    writeln!(out, "extensions  {}", extensions.join(", "))?;
-    writeln!(out, "left out    {}", text::counted(found.skipped, "object", "objects"))?;
-    if found.unlistable > 0 {
-        writeln!(out, "            {} with names that cannot be used", text::count(found.unlistable))?;
-    }
-    for (i, key) in found.first_keys.iter().enumerate() {
-        let title = if i == 0 { FIRST_KEYS } else { "" };
-        writeln!(out, "{title:<11} {}", text::printable(key))?;
-    }
-    Ok(())
 }
 
 async fn follow(

@@ -113,7 +113,8 @@ fn plan(c: &mut Criterion) {
         skipped: 0,
         unlistable: 0,
     };
-    let page = Page { found: (0..IMAGES).map(found).collect(), cursor: Cursor::default() };
+    let found = (0..IMAGES).map(found).collect();
+    let page = Page { found, cursor: Cursor::default(), left_out: Default::default() };
     let spec = stages::job(&"0".repeat(64)).expect("a job");
     let mut group = c.benchmark_group("plan");
     group.throughput(Throughput::Elements(IMAGES as u64));

@@ -417,6 +417,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SOURCE")]
     pub images: Option<String>,
 
+    /// Read a sample of a job from the standard input and measure with it: for `trawl submit --dry-run --sample`
+    #[arg(long, hide = true, conflicts_with_all = ["images", "decode", "precision"])]
+    pub job_sample: bool,
+
     /// Take no more of the images than this
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=10_000_000), value_name = "N")]
     pub limit: u64,

@@ -18,7 +18,10 @@ pub fn print_dry_run(found: &DryRun, output: OutputFormat) {
     for (extension, count) in &found.by_extension {
         println!("  {count:>8} {}", printable(extension));
     }
-    println!("left out by name: {}, names that cannot be used: {}", found.skipped, found.unlistable);
+    for line in found.size_histogram.lines() {
+        println!("  {line}");
+    }
+    println!("left out: {}, names that cannot be used: {}", found.skipped, found.unlistable);
     for key in &found.first_keys {
         println!("  {}", printable(key));
     }

@@ -157,7 +157,7 @@ mod tests {
             unlistable: 0,
         });
         let cursor = Cursor { images: range.end as u64, ..Cursor::default() };
-        Page { found: found.collect(), cursor }
+        Page { found: found.collect(), cursor, left_out: Default::default() }
     }
 
     fn cut_all(pages: Vec<Page>, batch_size: u32) -> Vec<PlanSlice> {

@@ -11,6 +11,7 @@ use super::{
     contents::{ContentsError, Opening},
     filter::Filter,
     kind,
+    left_out::{LeftOut, Reason},
     since::Seen,
     source::{Reach, Source},
 };
@@ -76,6 +77,8 @@ pub struct Page {
     pub found: Vec<Found>,
     /// Where the listing stands after the page; past the last source on the last page.
     pub cursor: Cursor,
+    /// What this listing left out so far; of a resumed job the cursor's total has more.
+    pub left_out: LeftOut,
 }
 
 impl Page {
@@ -200,7 +203,8 @@ impl Enumeration {
         let (send, pages) = mpsc::channel(PAGES_AHEAD);
         let lister = tokio::spawn(async move {
             let seen = Seen::default();
-            let mut lister = Lister { scope, stores, cursor, seen, send: send.clone() };
+            let left_out = LeftOut::default();
+            let mut lister = Lister { scope, stores, cursor, left_out, seen, send: send.clone() };
             if let Err(Stop::Failed(error)) = lister.run().await {
                 // Nobody takes any more: then nobody wants to know.
                 let _ = send.send(Err(error)).await;
@@ -252,6 +256,7 @@ struct Lister {
     scope: Scope,
     stores: Arc<Stores>,
     cursor: Cursor,
+    left_out: LeftOut,
     /// What earlier outputs have.
     seen: Seen,
     send: mpsc::Sender<Result<Page, PlanError>>,
@@ -351,11 +356,14 @@ impl Lister {
                 continue;
             }
             let named = source.is_named(&object.key);
-            let holds = named || kind::holds(source.kind, &object.key);
-            if holds && source.path_of(&object.key).is_some_and(|path| !self.scope.filter.excludes(path)) {
-                self.open(source, store, object, 0).await?;
-            } else {
-                self.cursor.skipped += 1;
+            let refused = match source.path_of(&object.key) {
+                _ if !named && !kind::holds(source.kind, &object.key) => Some(Reason::OtherType),
+                None => Some(Reason::Unreached),
+                Some(path) => self.scope.filter.excludes(path).then_some(Reason::Excluded),
+            };
+            match refused {
+                None => self.open(source, store, object, 0).await?,
+                Some(reason) => self.skip(reason),
             }
         }
         Ok(())
@@ -397,23 +405,21 @@ impl Lister {
                     break;
                 }
                 self.cursor.inside = Some(Inside { next: entry.next, etag: object.etag.clone() });
-                match entry.image {
-                    None => self.cursor.unlistable += 1,
-                    Some(mut image)
-                        if self.scope.filter.takes(&entry.path, entry.named)
-                            && self.scope.filter.within_bounds(image.size, object.modified)
-                            && !self.seen.has(&image) =>
-                    {
-                        capture::fill(
-                            &mut image.carried,
-                            &opening.carry,
-                            self.scope.capture.as_ref(),
-                            &entry.path,
-                        );
-                        found.push(self.found(object.key.clone(), image, entry.group_rows));
-                    }
-                    Some(_) => self.cursor.skipped += 1,
+                let Some(mut image) = entry.image else {
+                    self.cursor.unlistable += 1;
+                    continue;
+                };
+                let refused = self
+                    .scope
+                    .filter
+                    .refuses(&entry.path, entry.named, image.size, object.modified)
+                    .or_else(|| self.seen.has(&image).then_some(Reason::Since));
+                if let Some(reason) = refused {
+                    self.skip(reason);
+                    continue;
                 }
+                capture::fill(&mut image.carried, &opening.carry, self.scope.capture.as_ref(), &entry.path);
+                found.push(self.found(object.key.clone(), image, entry.group_rows));
             }
             self.page(found).await?;
             if self.cursor.images == self.scope.limit {
@@ -434,18 +440,18 @@ impl Lister {
             if object.key.ends_with('/') || self.scope.is_output(source, &object.key) {
                 continue;
             }
-            let filter = &self.scope.filter;
-            let path = source.path_of(&object.key).filter(|path| {
-                filter.takes(path, source.is_named(&object.key))
-                    && filter.within_bounds(object.size, object.modified)
-            });
-            let Some(path) = path else {
-                self.cursor.skipped += 1;
+            let Some(path) = source.path_of(&object.key) else {
+                self.skip(Reason::Unreached);
                 continue;
             };
+            let (filter, named) = (&self.scope.filter, source.is_named(&object.key));
+            if let Some(reason) = filter.refuses(path, named, object.size, object.modified) {
+                self.skip(reason);
+                continue;
+            }
             let mut image = ImageRef::whole(source.row_key(&object), object.etag, object.size);
             if self.seen.has(&image) {
-                self.cursor.skipped += 1;
+                self.skip(Reason::Since);
                 continue;
             }
             capture::fill(&mut image.carried, &self.scope.carry, self.scope.capture.as_ref(), path);
@@ -455,6 +461,11 @@ impl Lister {
         self.cursor.unlistable += page.unlistable;
         self.page(found).await?;
         if self.cursor.images == self.scope.limit { Err(Stop::Enough) } else { Ok(()) }
+    }
+
+    fn skip(&mut self, reason: Reason) {
+        self.cursor.skipped += 1;
+        self.left_out.note(reason);
     }
 
     fn found(&mut self, store_key: String, image: ImageRef, group_rows: u32) -> Found {
@@ -472,7 +483,7 @@ impl Lister {
     }
 
     async fn page(&self, found: Vec<Found>) -> Result<(), Stop> {
-        let page = Page { found, cursor: self.cursor.clone() };
+        let page = Page { found, cursor: self.cursor.clone(), left_out: self.left_out };
         self.send.send(Ok(page)).await.map_err(|_| Stop::Enough)
     }
 }

@@ -77,6 +77,36 @@ async fn counts_and_limits() {
 }
 
 #[tokio::test]
+async fn what_is_left_out_is_counted_by_reason() {
+    let stores = bucket(&["a.jpg", "b.txt", "c-thumb.jpg", "d.jpg", "x/e.png", "x/f.tar"]).await;
+    let large = Location::parse("s3://b/d.jpg", Path::new("/")).unwrap();
+    stores.open(&large).await.put("d.jpg", bytes::Bytes::from_static(b"large")).await.unwrap();
+    let left_out = async |job: &JobSpec| {
+        let mut pages = Enumeration::start(Scope::of(job).await.unwrap(), stores.clone(), Cursor::default());
+        let mut last = None;
+        while let Some(page) = pages.next().await.unwrap() {
+            last = Some(page);
+        }
+        let Page { cursor, left_out, .. } = last.expect("there is a last page");
+        let there: Vec<_> = left_out.there().collect();
+        assert_eq!(there.iter().map(|(_, objects)| objects).sum::<u64>(), cursor.skipped, "{there:?}");
+        there
+    };
+    let mut job = spec(&["s3://b"]);
+    job.exclude = vec!["*-thumb.*".into()];
+    job.select.max_bytes = Some(4);
+    let expected = [(Reason::NotAnImage, 2), (Reason::Excluded, 1), (Reason::Size, 1)];
+    assert_eq!(left_out(&job).await, expected);
+    job.include = vec!["*.png".into()];
+    assert_eq!(left_out(&job).await, [(Reason::NotIncluded, 5)]);
+    assert_eq!(left_out(&spec(&["s3://b/*.jpg"])).await, [(Reason::Unreached, 3)]);
+    let mut archives = spec(&["s3://b/"]);
+    archives.select.kind = SourceKind::Tar;
+    archives.exclude = vec!["*.tar".into()];
+    assert_eq!(left_out(&archives).await, [(Reason::Excluded, 1), (Reason::OtherType, 5)]);
+}
+
+#[tokio::test]
 async fn the_listing_goes_on_after_any_image() {
     let names: Vec<String> =
         (0..2500).map(|n| format!("p/{n:05}.{}", if n % 7 == 0 { "txt" } else { "jpg" })).collect();

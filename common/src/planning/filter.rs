@@ -3,7 +3,7 @@
 //! By name alone: nothing is opened while listing. The globs are the user's; a key that they leave out is
 //! counted, so that an empty plan can say why it is empty.
 
-use super::PlanError;
+use super::{PlanError, left_out::Reason};
 use crate::selection::Selection;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use std::ops::{Range, RangeInclusive};
@@ -43,21 +43,30 @@ impl Filter {
     /// Whether to take the object with this path below its source. `named`: the user named this very object
     /// as a source, which needs no image extension then.
     pub fn takes(&self, path: &str, named: bool) -> bool {
-        let base = path.rsplit('/').next().unwrap_or(path);
-        let matches = |globs: &GlobSet| globs.is_match(path) || globs.is_match(base);
-        let included = match &self.include {
-            Some(globs) => matches(globs),
-            None => named || has_image_extension(base),
-        };
-        included && !self.excludes(path)
+        self.refuses_name(path, named).is_none()
     }
 
-    /// Whether an object of so many bytes, last written at that second, is within the user's bounds. What nobody knows
-    /// is within any.
-    pub fn within_bounds(&self, size: u64, modified: Option<u64>) -> bool {
+    /// Why not to take an object of this name and of so many bytes, last written at that second; `None` to take it. What
+    /// nobody knows is within any bounds.
+    pub fn refuses(&self, path: &str, named: bool, size: u64, modified: Option<u64>) -> Option<Reason> {
+        self.refuses_name(path, named).or_else(|| self.refuses_bounds(size, modified))
+    }
+
+    fn refuses_name(&self, path: &str, named: bool) -> Option<Reason> {
+        let base = path.rsplit('/').next().unwrap_or(path);
+        match &self.include {
+            Some(globs) if !globs.is_match(path) && !globs.is_match(base) => Some(Reason::NotIncluded),
+            None if !named && !has_image_extension(base) => Some(Reason::NotAnImage),
+            _ => self.excludes(path).then_some(Reason::Excluded),
+        }
+    }
+
+    fn refuses_bounds(&self, size: u64, modified: Option<u64>) -> Option<Reason> {
         let Bounds { bytes, modified: times } = &self.bounds;
-        let sized = size == 0 || bytes.contains(&size);
-        sized && modified.is_none_or(|at| times.contains(&at))
+        if size != 0 && !bytes.contains(&size) {
+            return Some(Reason::Size);
+        }
+        modified.filter(|at| !times.contains(at)).map(|_| Reason::Date)
     }
 
     /// The same filter within the bounds of `select`.
@@ -128,6 +137,31 @@ mod tests {
         assert!(!only.takes("cats/a-thumb.dat", false));
         assert!(!only.takes("private/x/a.dat", false));
         assert!(!only.takes("a.jpg", true), "an include also speaks for a file named as a source");
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_reason() {
+        let images = filter(&[], &["*-thumb.*"]);
+        assert_eq!(images.refuses_name("notes.txt", false), Some(Reason::NotAnImage));
+        assert_eq!(images.refuses_name("a-thumb.jpg", false), Some(Reason::Excluded));
+        assert_eq!(images.refuses_name("a.jpg", false), None);
+        assert_eq!(filter(&["*.dat"], &[]).refuses_name("a.jpg", false), Some(Reason::NotIncluded));
+        let select = Selection {
+            min_bytes: Some(10),
+            max_bytes: Some(20),
+            modified_from: Some(100),
+            ..Selection::default()
+        };
+        let bounded = images.bounded(&select);
+        for (size, modified, reason) in [
+            (9, None, Some(Reason::Size)),
+            (21, Some(1), Some(Reason::Size)),
+            (20, Some(99), Some(Reason::Date)),
+            (10, Some(100), None),
+            (0, None, None),
+        ] {
+            assert_eq!(bounded.refuses_bounds(size, modified), reason, "{size} {modified:?}");
+        }
     }
 
     #[test]

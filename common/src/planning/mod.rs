@@ -15,13 +15,17 @@ pub mod feed;
 pub mod filter;
 pub mod hold;
 pub mod kind;
+pub mod left_out;
 pub mod plan_log;
 pub mod preview;
 pub mod publish;
 pub mod rebuild;
 pub mod repair;
+pub mod reservoir;
+pub mod sample;
 pub mod shape;
 pub mod since;
+pub mod sizes;
 pub mod source;
 pub mod submit;
 
@@ -36,7 +40,7 @@ use crate::{
 
 pub use enumerate::Enumeration;
 pub use feed::Ready;
-pub use preview::{DryRun, dry_run};
+pub use preview::{DryRun, dry_run, sampled};
 pub use shape::PlanShape;
 pub use submit::{Enlisting, Opened, Planned, enlist, open_output, preflight};
 

@@ -50,6 +50,11 @@ impl Stores {
         Arc::new(Self { private_addresses: allowed, ..Self::default() })
     }
 
+    /// Whether `http(s)://` may lead to private addresses.
+    pub fn allows_private_addresses(&self) -> bool {
+        self.private_addresses
+    }
+
     /// For tests: each bucket is a [`MemoryStorage`]; local paths stay local.
     pub fn in_memory() -> Arc<Self> {
         Arc::new(Self { buckets_in_memory: true, ..Self::default() })

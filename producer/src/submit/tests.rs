@@ -164,18 +164,58 @@ async fn a_complete_output_is_nothing_to_do() {
     assert_eq!(bench.queued().await, 0);
 }
 
+/// A dry run as people and as programs see it.
+async fn dry(bench: &Bench, flags: &str) -> (String, serde_json::Value) {
+    let prepared = bench.prepare(flags).await.unwrap();
+    let found = trawl_common::planning::dry_run(&prepared.spec, &bench.stores).await.unwrap();
+    let print = |output| {
+        let mut out = Vec::new();
+        dry_run::print(&prepared.spec, &found, None, output, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    (print(OutputFormat::Text), serde_json::from_str(&print(OutputFormat::Json)).unwrap())
+}
+
 #[tokio::test]
 async fn a_dry_run_says_what_would_be_taken() {
     let bench = Bench::new();
-    let prepared = bench.prepare("").await.unwrap();
-    let found = dry_run(&prepared.spec, &bench.stores).await.unwrap();
-    let mut out = Vec::new();
-    print_dry_run(&prepared.spec, &found, OutputFormat::Text, &mut out).unwrap();
-    let text = String::from_utf8(out).unwrap();
+    let (text, json) = dry(&bench, "").await;
     assert!(text.contains("5 with 20 bytes in 3 batches") && text.contains("photos/0.jpg"), "{text}");
-    let mut out = Vec::new();
-    print_dry_run(&prepared.spec, &found, OutputFormat::Json, &mut out).unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert!(text.contains("left out    0 objects\n"), "{text}");
     assert_eq!((json["images"].as_u64(), json["by_extension"]["jpg"].as_u64()), (Some(5), Some(5)));
+    assert!(json.get("estimate").is_none(), "{json}");
     assert_eq!(bench.keys().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_dry_run_says_how_large_the_images_are_and_what_is_left_out() {
+    let bench = Bench::new();
+    let write = |name: &str, bytes: usize| {
+        std::fs::write(bench.dir.path().join("photos").join(name), vec![b'x'; bytes]).unwrap();
+    };
+    write("notes.txt", 1);
+    write("large.jpg", 3_000_000);
+    write("empty.jpg", 0);
+    write("5-thumb.jpg", 1000);
+    let (text, json) = dry(&bench, "--exclude *-thumb.*").await;
+    for part in [
+        "sizes       488 KiB on average, 2.9 MiB in all\n",
+        "\n                0 B - 1 KiB   5  ##############################\n",
+        "\n              1 MiB - 4 MiB   1  ######\n",
+        "\n            empty or unknown  1\n",
+        "left out    2 objects: 1 without an image's extension, 1 matched by --exclude\n",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let buckets = json["size_histogram"].as_array().unwrap();
+    let images = |n: usize| buckets[n]["images"].as_u64().unwrap();
+    assert_eq!((buckets.len(), images(0), images(6)), (12, 5, 1), "{json}");
+    assert_eq!((&json["size_unknown"], &json["mean_bytes"]), (&1.into(), &500_003.into()));
+    let by = &json["skipped_by"];
+    assert_eq!(
+        (&json["skipped"], &by["not_an_image"], &by["excluded"], &by["size"]),
+        (&2.into(), &1.into(), &1.into(), &0.into())
+    );
+    let (_, json) = dry(&bench, "--min-size 1MB").await;
+    assert_eq!((&json["images"], &json["skipped_by"]["size"]), (&2.into(), &6.into()), "{json}");
 }

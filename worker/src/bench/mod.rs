@@ -2,8 +2,10 @@
 //!
 //! Measures the stages one after the other, each with all its lanes and nothing beside it, and predicts a run from
 //! them. With `--images` it then does that run, as a process of its own into a folder of its own, and says how far off
-//! the prediction was. It runs the very code of the stages; it never writes to the user's output.
+//! the prediction was. With a job's sample it measures with the job's own images and settings. It runs the very code of
+//! the stages; it never writes to the user's output.
 
+pub mod job;
 pub mod prediction;
 pub mod sample;
 pub mod stages;
@@ -24,6 +26,7 @@ use std::{process::Stdio, time::Instant};
 use trawl_common::{
     bundle::BundleSpec,
     config::{OutputFormat, exit},
+    job::{Decode, JobSpec, Orient, Precision, Truncated},
     location::Location,
     model_file,
     model_import::{Imported, import},
@@ -40,13 +43,19 @@ pub async fn bench(args: BenchArgs, format: OutputFormat) -> Result<u8> {
     let stores = args.compute.stores();
     let place = Location::parse(&args.model, &base_dir)?;
     let Imported { file, spec, .. } = import(&stores, &place, &args.compute.cache_dir()).await?;
+    let mut settings = Settings::of(&args);
     let images = match &args.images {
+        _ if args.job_sample => {
+            let (job, images) = job::from_stdin().await?;
+            settings = Settings::of_job(&job);
+            job::fetch(&job, images, &stores, &args.compute).await?
+        }
         Some(source) => sample::read(source, &base_dir, &stores, args.limit, &args.compute).await?,
         None => tokio::task::spawn_blocking(sample::drawn).await??,
     };
     let measuring = {
         let args = args.clone();
-        tokio::task::spawn_blocking(move || measure(&args, &file, spec, &images))
+        tokio::task::spawn_blocking(move || measure(&args, settings, &file, spec, &images))
     };
     let (mut report, prediction) = measuring.await??;
     report["predicted"] = prediction.json();
@@ -72,8 +81,30 @@ pub async fn bench(args: BenchArgs, format: OutputFormat) -> Result<u8> {
     Ok(exit::OK)
 }
 
+/// What a job says of its pixels and its numbers.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    decode: Decode,
+    truncated: Truncated,
+    orient: Orient,
+    precision: Precision,
+}
+
+impl Settings {
+    fn of(args: &BenchArgs) -> Self {
+        let BenchArgs { decode, precision, .. } = *args;
+        Self { decode, truncated: Truncated::Reject, orient: Orient::None, precision }
+    }
+
+    fn of_job(spec: &JobSpec) -> Self {
+        let JobSpec { decode, truncated, orient, precision, .. } = *spec;
+        Self { decode, truncated, orient, precision }
+    }
+}
+
 fn measure(
     args: &BenchArgs,
+    settings: Settings,
     file: &model_file::ModelFile,
     spec: BundleSpec,
     images: &sample::Sample,
@@ -86,13 +117,13 @@ fn measure(
     let lanes = if on_cpu { 0 } else { devices.len() * THREADS_PER_DEVICE };
     let began = Instant::now();
     let (graph_passes, verdicts) = (args.compute.graph_passes, Verdicts::of(&args.compute.cache_dir()));
-    let replicas = TorchLoader { devices, graph_passes, verdicts }.load(file, &spec, args.precision)?;
+    let replicas = TorchLoader { devices, graph_passes, verdicts }.load(file, &spec, settings.precision)?;
     let loaded = began.elapsed();
     let recipe = Recipe {
         input: spec.input.clone(),
-        decode: args.decode,
-        truncated: trawl_common::job::Truncated::Reject,
-        orient: trawl_common::job::Orient::None,
+        decode: settings.decode,
+        truncated: settings.truncated,
+        orient: settings.orient,
         limits: args.compute.image_limits(),
     };
     let model = LoadedModel {
@@ -112,20 +143,25 @@ fn measure(
     let prediction = Prediction {
         cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         devices: lanes,
-        fetch: images.read,
+        // Alone, an image within an object costs a request that it shares with its neighbours in a job.
+        fetch: images.read.filter(|_| images.gathered.as_ref().is_none_or(|gathered| gathered.alike)),
         decode: decoded.speed,
         forward: best.1,
         encode,
     };
-    let report = json!({
+    let mut report = json!({
         "model": model.spec.name, "sha256": model.sha256, "device": shown.join(","), "threads": threads,
         "load_ms": loaded.as_secs_f64() * 1e3, "images_sampled": images.files.len(),
-        "images_unusable": decoded.unusable, "decode": args.decode, "precision": args.precision,
+        "images_unusable": decoded.unusable.values().sum::<usize>(), "decode": settings.decode,
+        "precision": settings.precision,
         "micro_batch": best.0,
         "forward_by_micro_batch": forward.iter()
             .map(|(size, speed)| (size.to_string(), json!(speed.images_per_second)))
             .collect::<serde_json::Map<_, _>>(),
     });
+    if let (Some(gathered), Some(read)) = (&images.gathered, &images.read) {
+        report["sample"] = gathered.json(read, &decoded.unusable);
+    }
     Ok((report, prediction))
 }
 

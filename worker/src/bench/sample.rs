@@ -3,7 +3,7 @@
 //! Reading them is the measure of the fetch stage. They are kept in memory, within bounds, so that decoding is measured
 //! without the disk.
 
-use super::prediction::Speed;
+use super::{job::Gathered, prediction::Speed};
 use crate::{bench::stages::process_cpu_seconds, cli::ComputeArgs, pipeline::pace::Pace};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use turbojpeg_sys as tj;
 const KEPT: usize = 512;
 
 /// And their bytes in all.
-const KEPT_BYTES: u64 = 512 << 20;
+pub const KEPT_BYTES: u64 = 512 << 20;
 
 /// A photo of a web corpus: the size that the field's benchmarks use.
 const DRAWN_SIZE: [usize; 2] = [500, 375];
@@ -30,6 +30,8 @@ pub struct Sample {
     pub files: Vec<Bytes>,
     /// How fast they were read, if they were.
     pub read: Option<Speed>,
+    /// What else reading showed, for a job's sample.
+    pub gathered: Option<Gathered>,
 }
 
 /// Reads some of the first `limit` images of `source`, evenly taken.
@@ -79,7 +81,7 @@ pub async fn read(
     ensure!(!files.is_empty(), "no image of `{source}` could be read: check the path and the permissions");
     let count = files.len() as f64;
     let speed = Speed { images_per_second: count / took.max(1e-9), cpu_seconds_an_image: cpu / count };
-    Ok(Sample { files, read: Some(speed) })
+    Ok(Sample { files, read: Some(speed), gathered: None })
 }
 
 /// Photo-like JPEGs: smooth shapes under noise, at quality 90. The same ones each time.
@@ -89,7 +91,7 @@ pub async fn read(
 pub fn drawn() -> Result<Sample> {
     let [width, height] = DRAWN_SIZE;
     let files = (0..DRAWN).map(|seed| photo(seed, width, height)).collect::<Result<_>>()?;
-    Ok(Sample { files, read: None })
+    Ok(Sample { files, read: None, gathered: None })
 }
 
 /// One of them.

@@ -1,6 +1,9 @@
 //! Each stage alone: all its lanes at work for a given time, with the code that a run uses.
 
-use super::prediction::Speed;
+use super::{
+    job::{Failed, codes},
+    prediction::Speed,
+};
 use crate::{
     model::{LoadedModel, OutputTensor, Outputs, network, output},
     pipeline::sizing::WORTH,
@@ -45,7 +48,7 @@ pub struct Decoded {
     /// Pixels of some images.
     pub pixels: Vec<Vec<u8>>,
     /// Images of the sample that have no pixels.
-    pub unusable: usize,
+    pub unusable: Failed,
 }
 
 /// Decodes and resizes the files over and over, on so many threads.
@@ -54,17 +57,21 @@ pub struct Decoded {
 /// If none of them is an image.
 pub fn decode(files: &[Bytes], recipe: &Recipe, threads: usize, patience: Duration) -> Result<Decoded> {
     let mut scratch = Scratch::new();
-    let mut good: Vec<(&Bytes, Vec<u8>)> = Vec::new();
+    let (mut good, mut unusable): (Vec<(&Bytes, Vec<u8>)>, Failed) = Default::default();
     for file in files {
-        if let Ok(prepared) = preprocess::prepare(file, recipe, &mut scratch) {
-            let pixels = if good.len() < PIXELS_KEPT { prepared.pixels } else { Vec::new() };
-            good.push((file, pixels));
+        match preprocess::prepare(file, recipe, &mut scratch) {
+            Ok(prepared) => {
+                let pixels = if good.len() < PIXELS_KEPT { prepared.pixels } else { Vec::new() };
+                good.push((file, pixels));
+            }
+            Err(error) => *unusable.entry(error.code).or_default() += 1,
         }
     }
     ensure!(
         !good.is_empty(),
-        "none of the {} files that were read is an image that can be decoded",
-        files.len()
+        "none of the {} files that were read is an image that can be decoded: {}",
+        files.len(),
+        codes(&unusable)
     );
     let next = AtomicUsize::new(0);
     let speed = together(threads, patience, || {
@@ -75,7 +82,6 @@ pub fn decode(files: &[Bytes], recipe: &Recipe, threads: usize, patience: Durati
             Ok(usize::from(preprocess::prepare(file, recipe, &mut scratch).is_ok()))
         }
     })?;
-    let unusable = files.len() - good.len();
     let pixels = good.into_iter().map(|(_, pixels)| pixels).filter(|pixels| !pixels.is_empty()).collect();
     Ok(Decoded { speed, pixels, unusable })
 }

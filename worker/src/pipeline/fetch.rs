@@ -5,15 +5,14 @@
 //! only a store that does not answer fails the batch.
 
 use super::{
+    asking::{Asked, Asker, Missed},
     batch::OpenBatch,
     handover::{Room, Undecoded},
     meters::{Meters, Stage},
     pace::{Pace, Reads},
-    reading::{Brought, Came, Part, Reading},
-    tables::{Rows, Tables, UnreadTable},
+    reading::{Brought, Part, Reading},
 };
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -26,8 +25,7 @@ use trawl_common::{
     batch::ImageRef,
     disposition::Failure,
     error_code::ErrorCode,
-    location::Location,
-    storage::{Passing, Storage, StorageError, Stores, retry::transient_errors},
+    storage::{StorageError, Stores, retry::transient_errors},
 };
 
 /// The bytes budget is counted in units of this size, to fit the semaphore's 32 bits.
@@ -39,9 +37,6 @@ const UNKNOWN_BYTES: u64 = 256 << 10;
 /// So many images of one batch, all of them and all forbidden, are not the images' fault: credentials ran out or
 /// were withdrawn, and the job must wait for better ones instead of becoming rows of `forbidden`.
 const FORBIDDEN_TOGETHER: usize = 8;
-
-/// Stores whose latest good object is remembered: a job has one or a few sources.
-const STORES_REMEMBERED: usize = 64;
 
 /// What bounds the fetch stage.
 #[derive(Debug, Clone)]
@@ -62,15 +57,12 @@ struct Paced {
 
 /// The fetch stage.
 pub struct Fetcher {
-    stores: Arc<Stores>,
     limits: FetchLimits,
     images: Arc<Semaphore>,
     pace: Mutex<Paced>,
     budget: Arc<Semaphore>,
     meters: Arc<Meters>,
-    /// Of each store, the key that it gave last.
-    given: Mutex<BTreeMap<String, String>>,
-    tables: Tables,
+    asker: Asker,
 }
 
 impl Fetcher {
@@ -82,16 +74,8 @@ impl Fetcher {
         let images = Arc::new(Semaphore::new(pace.limit()));
         meters.set_fetches(pace.limit());
         let pace = Mutex::new(Paced { pace, given: images.available_permits() });
-        Self {
-            stores,
-            images,
-            pace,
-            budget,
-            limits,
-            meters,
-            given: Mutex::default(),
-            tables: Tables::default(),
-        }
+        let asker = Asker::new(stores, limits.max_image_bytes);
+        Self { images, pace, budget, limits, meters, asker }
     }
 
     /// Hands the `wanted` images of `batch` to decode, or gives them their error rows. `expect` announces an image and gives
@@ -191,20 +175,7 @@ impl Fetcher {
     async fn refuses_what_it_gave(&self, batch: &OpenBatch, withheld: &[Withheld]) -> Option<StorageError> {
         let forbidden = withheld.iter().find(|missed| missed.is_forbidden())?;
         let image = batch.image(*forbidden.request.images.first()?);
-        let place = Location::parse(image.object(), &batch.job.base_dir).ok()?;
-        let store = self.stores.open(&place).await;
-        let given = self.given.lock().expect("no panic while the map is held").get(store.name()).cloned()?;
-        store.head(&given).await.err().filter(StorageError::is_forbidden)
-    }
-
-    /// Remembers what `store` gave.
-    fn gave(&self, store: &dyn Storage, key: &str) {
-        let mut given = self.given.lock().expect("no panic while the map is held");
-        if let Some(known) = given.get_mut(store.name()) {
-            key.clone_into(known);
-        } else if given.len() < STORES_REMEMBERED {
-            given.insert(store.name().to_owned(), key.to_owned());
-        }
+        self.asker.refuses_what_it_gave(&batch.job.spec, image).await
     }
 
     /// Lets more or fewer objects be read at once, by how it goes.
@@ -256,7 +227,9 @@ impl Fetcher {
         arrived: Vec<impl FnOnce(Undecoded) -> bool + Send>,
     ) -> Option<Withheld> {
         let began = Instant::now();
-        match self.get(batch, &request).await {
+        let image = batch.image(request.images[0]);
+        let asked = Asked { image, alone: request.images.len() == 1, part: &request.part };
+        match self.asker.ask(&batch.job.spec, asked).await {
             Ok(Brought { bytes, etag }) => {
                 let took = began.elapsed();
                 self.meters.stage(Stage::Fetch, took, request.images.len() as u64);
@@ -284,71 +257,6 @@ impl Fetcher {
             Err(Missed::Store(error)) => Some(Withheld { request, error }),
         }
     }
-
-    async fn get(&self, batch: &OpenBatch, request: &Request) -> Result<Brought, Missed> {
-        let image = batch.image(request.images[0]);
-        let place = Location::parse(image.object(), &batch.job.base_dir)
-            .map_err(|e| Missed::Row(ErrorCode::Unreadable, e.to_string()))?;
-        let store = self.stores.open(&place).await;
-        trawl_common::failpoint::hit(trawl_common::failpoint::FETCH_BEFORE).await;
-        if trawl_common::failpoint::error(trawl_common::failpoint::FETCH_ERROR) {
-            let (store, key, cause) = (store.name().to_owned(), image.key.clone(), Passing::Unavailable);
-            return Err(StorageError::Transient { store, key, cause, reason: "a failpoint".into() }.into());
-        }
-        let most = self.limits.max_image_bytes;
-        let object = match &request.part {
-            Part::Whole => store.get(place.key(), most).await,
-            Part::Bytes(_) if request.is_too_large(image, most) => {
-                Err(StorageError::TooLarge { key: image.key.clone(), size: image.size, limit: most })
-            }
-            Part::Bytes(bytes) => store.get_range(place.key(), bytes.start, bytes.end - bytes.start).await,
-            Part::Rows(group, rows) => {
-                let column = batch.job.spec.select.image_column.as_deref();
-                let wanted =
-                    Rows { key: place.key(), etag: image.etag.as_deref(), group: *group, rows, column };
-                let cells = self.tables.read(&store, wanted).await?;
-                return Ok(Brought { bytes: Came::Cells(rows.start, cells), etag: image.etag.clone() });
-            }
-        };
-        let object = match object {
-            Ok(object) => object,
-            Err(error) if error.is_not_found() && place.is_local() => {
-                return Err(missing_source(batch, image.object())
-                    .await
-                    .map_or(Missed::from(error), Missed::Store));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        match (&image.etag, &object.etag) {
-            (Some(planned), Some(found)) if planned != found => Err(Missed::Row(
-                ErrorCode::Changed,
-                format!("it was listed with etag {planned} and has {found} now"),
-            )),
-            _ => {
-                self.gave(&*store, place.key());
-                let bytes = match &request.part {
-                    Part::Bytes(bytes) => Came::Piece(bytes.start, object.bytes),
-                    Part::Whole | Part::Rows(..) => Came::Whole(object.bytes),
-                };
-                Ok(Brought { bytes, etag: object.etag })
-            }
-        }
-    }
-}
-
-/// Whether a local file is missing because its whole source is: a folder that is not mounted on this machine
-/// must not turn a job into rows of `not_found`.
-async fn missing_source(batch: &OpenBatch, key: &str) -> Option<StorageError> {
-    let below = |source: &&String| {
-        let root = source.trim_end_matches('/');
-        key.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'))
-    };
-    let source = batch.job.spec.sources.iter().find(below)?;
-    let folder = batch.job.base_dir.join(source.strip_prefix("file://").unwrap_or(source));
-    match tokio::fs::metadata(&folder).await {
-        Ok(_) => None,
-        Err(_) => Some(StorageError::NoSuchStore { store: folder.display().to_string() }),
-    }
 }
 
 /// Images that are asked for at once.
@@ -373,37 +281,5 @@ struct Withheld {
 impl Withheld {
     fn is_forbidden(&self) -> bool {
         self.error.is_forbidden()
-    }
-}
-
-/// Why an image has no bytes.
-enum Missed {
-    Row(ErrorCode, String),
-    Store(StorageError),
-}
-
-impl From<UnreadTable> for Missed {
-    fn from(error: UnreadTable) -> Self {
-        match error {
-            UnreadTable::Storage(error) => error.into(),
-            UnreadTable::Changed(text) => Self::Row(ErrorCode::Changed, text),
-            UnreadTable::Unusable(text) => Self::Row(ErrorCode::Unreadable, text),
-        }
-    }
-}
-
-impl From<StorageError> for Missed {
-    fn from(error: StorageError) -> Self {
-        let text = error.to_string();
-        match error {
-            StorageError::NotFound { .. } => Self::Row(ErrorCode::NotFound, text),
-            StorageError::TooLarge { .. } => Self::Row(ErrorCode::TooManyBytes, text),
-            StorageError::Invalid { .. } | StorageError::Other { .. } => {
-                Self::Row(ErrorCode::Unreadable, text)
-            }
-            StorageError::Transient { .. }
-            | StorageError::NoSuchStore { .. }
-            | StorageError::Forbidden { .. } => Self::Store(error),
-        }
     }
 }

@@ -6,6 +6,7 @@
 //! as many deliveries in hand as the prefetch allows, each by a task of its own. The same code runs under
 //! `serve` (RabbitMQ, Redis, a bucket) and `run` (everything in this process).
 
+pub(crate) mod asking;
 pub mod batch;
 mod feed;
 pub mod fetch;
@@ -19,7 +20,7 @@ pub mod meters;
 pub mod outcomes;
 pub mod pace;
 pub mod pool;
-mod reading;
+pub(crate) mod reading;
 pub mod settle;
 pub mod sink;
 pub mod sizing;
