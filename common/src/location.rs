@@ -266,7 +266,18 @@ impl Location {
 
     /// Whether both are in one store, so that a listing of one can meet the other.
     pub fn same_store(&self, other: &Self) -> bool {
-        self.root() == other.root()
+        // Asked for each object of a listing: no strings are made.
+        match (self, other) {
+            (Self::Local { .. }, Self::Local { .. }) => true,
+            (Self::S3 { bucket: one, .. }, Self::S3 { bucket: two, .. })
+            | (Self::Gcs { bucket: one, .. }, Self::Gcs { bucket: two, .. })
+            | (Self::Http { origin: one, .. }, Self::Http { origin: two, .. }) => one == two,
+            (
+                Self::Azure { container: one, account: ones, .. },
+                Self::Azure { container: two, account: twos, .. },
+            ) => one == two && ones == twos,
+            _ => false,
+        }
     }
 
     /// The place `name` below this one.

@@ -66,7 +66,6 @@ use trawl_common::{
 const RUNTIME_THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    trawl_common::heap::share();
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     let ended = match run::requested(&arguments) {
         Some(arguments) => Err(run::hand_over(&arguments)),
@@ -91,6 +90,9 @@ fn parse(arguments: &[OsString]) -> Cli {
 
 fn start(cli: Cli) -> Result<u8, Stop> {
     let Cli { global, command } = cli;
+    if matches!(command, Command::Submit(_)) {
+        trawl_common::heap::share();
+    }
     let level = match global.verbose {
         0 => Level::WARN,
         1 => Level::INFO,

@@ -21,9 +21,11 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    // As `trawl` does, whose memory this is about.
-    trawl_common::heap::share();
     let options = Options::parse();
+    if matches!(options.command, Command::Submit(_)) {
+        // As `trawl submit` does, whose memory this is about.
+        trawl_common::heap::share();
+    }
     trawl_common::telemetry::init(trawl_common::telemetry::LogFormat::Pretty, tracing::Level::WARN)?;
     // As both programs have it: the network and timers, nothing that computes.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -118,12 +118,19 @@ impl Source {
         }
     }
 
+    /// What of a key is below the source's folder. For each object of a listing, so it makes no string.
+    fn below<'k>(&self, key: &'k str) -> Option<&'k str> {
+        let folder = self.location.key();
+        let below = key.strip_prefix(folder)?;
+        if folder.is_empty() || folder.ends_with('/') { Some(below) } else { below.strip_prefix('/') }
+    }
+
     /// The path of an object below the source, if the source reaches it; a named object has its base name.
     pub fn path_of<'k>(&self, key: &'k str) -> Option<&'k str> {
         if self.is_named(key) {
             return key.rsplit('/').next();
         }
-        let path = key.strip_prefix(&self.folder())?;
+        let path = self.below(key)?;
         match &self.reach {
             Reach::Path | Reach::Below | Reach::ExactOrBelow => Some(path),
             Reach::Glob { pattern, .. } => pattern.is_match(path).then_some(path),
@@ -140,7 +147,7 @@ impl Source {
         if self.is_named(&object.key) {
             return self.given.clone();
         }
-        let below = object.key.strip_prefix(&self.folder()).unwrap_or(&object.key);
+        let below = self.below(&object.key).unwrap_or(&object.key);
         match self.row_prefix.as_str() {
             prefix if prefix.ends_with('/') => format!("{prefix}{below}"),
             // A glob without a folder gives bare names; a source of `/` was trimmed to nothing.
