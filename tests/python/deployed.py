@@ -76,7 +76,7 @@ def flags(*paths: str) -> Set[str]:
 
 
 WORKER_FLAGS = ("worker/src/cli.rs", "common/src/config.rs")
-PRODUCER_FLAGS = ("producer/src/cli.rs", "common/src/config.rs")
+PRODUCER_FLAGS = ("producer/src/cli.rs", "producer/src/cli/submit.rs", "producer/src/cli/output.rs", "common/src/config.rs")
 # Agreed on before the crate was there; read from it once it is.
 MONITOR_FLAGS = {"--listen", "--allow-host", "--token-file", "--log-format"}
 MONITOR_VARIABLES = {
