@@ -1,6 +1,9 @@
 # The command list. Every target first installs what it misses (scripts/setup.sh), which is silent when nothing is.
 # The servers of `make test` are private ones on free ports; nothing of the system is started or changed.
 
+# Every build is of the whole workspace: of a part of it cargo would choose other features of the dependencies, and build
+# them all again.
+
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
@@ -45,16 +48,16 @@ lint: ## formatting and clippy, warnings are errors
 MINUTES ?= 2
 chaos: ## MINUTES=10 SEED=7: real servers and workers under a seeded mix of faults, and a verdict
 	@$(SETUP)
-	cargo build -p trawl-producer -p trawl-worker -p trawl-tests --bins --examples
-	cargo run -q -p trawl-tests --bin chaos -- --minutes $(MINUTES) --seed $(or $(SEED),1)
+	cargo build --workspace --bins --examples
+	cargo run -q --bin chaos -- --minutes $(MINUTES) --seed $(or $(SEED),1)
 
 PARITY_PYTHON ?= .parity/venv/bin/python
 BENCH_IMAGES ?= .demo/photos
 BENCH_MODELS ?= $(wildcard .demo/efficientnet-lite0.pt)
 bench: ## decode, resize, encode and plan on one core, then whole runs: BENCH_MODELS="a.pt b.pt" BENCH_IMAGES=photos (those of the demo); beside Pillow's resize after `make parity`
 	@$(SETUP) build
-	cargo build --release -p trawl-worker --bins
-	cargo bench -p trawl-worker --bench stages
+	cargo build --release --workspace --bins
+	cargo bench --workspace --bench stages
 	@python3 -B bench/stages.py $${CARGO_TARGET_DIR:-target} --out bench/results/stages.json \
 		$(if $(wildcard $(PARITY_PYTHON)),--pillow $(PARITY_PYTHON)) \
 		$(if $(BENCH_MODELS),$(foreach model,$(BENCH_MODELS),--model $(model)) --images $(BENCH_IMAGES))
@@ -62,7 +65,7 @@ bench: ## decode, resize, encode and plan on one core, then whole runs: BENCH_MO
 KEYS ?= 100000,1000000
 scale: ## what grows with a job: KEYS=100000,1000000 (1e7) images listed and queued, kills, fleets, the ledger, 100,000 parts verified
 	@$(SETUP) build servers
-	cargo build --release -p trawl-producer -p trawl-worker -p trawl-scale --bins --example fleet
+	cargo build --release --workspace --bins --example fleet
 	@python3 -B bench/scale --programs $${CARGO_TARGET_DIR:-target}/release --keys $(KEYS) $(SCALE)
 
 bench-peers: ## ROUNDS=3 TUNED=1: trawl beside PyTorch, Ray Data and Daft (5.7 GB to install, an hour to run)
@@ -71,7 +74,7 @@ bench-peers: ## ROUNDS=3 TUNED=1: trawl beside PyTorch, Ray Data and Daft (5.7 G
 
 parity: ## the answers beside Python's: torchvision, timm, Hugging Face and the demo's model on 200 images (2 GB to install)
 	@$(SETUP) build python
-	cargo build -p trawl-producer -p trawl-worker --bins
+	cargo build --workspace --bins
 	@[ -x $(PARITY_PYTHON) ] || { python3 -m venv .parity/venv && .parity/venv/bin/pip install -q -r worker/models/parity.txt; }
 	@$(PARITY_PYTHON) -B worker/models/parity.py --programs $${CARGO_TARGET_DIR:-target}/debug
 	@$(PARITY_PYTHON) -B worker/models/parity_heads.py --programs $${CARGO_TARGET_DIR:-target}/debug
@@ -85,7 +88,7 @@ stack-down: ## stop them and remove their data
 
 man: ## MAN_DIR=man/man1: the manual pages of both programs (read one with `man ./man/man1/trawl.1`)
 	@$(SETUP) build
-	cargo build -p trawl-producer -p trawl-worker --bins
+	cargo build --workspace --bins
 	@for program in trawl trawl-worker; do $${CARGO_TARGET_DIR:-target}/debug/$$program man $(MAN_DIR) | wc -l | xargs echo $$program pages:; done
 
 clean: stack-down ## remove what was built and what demo and bench-peers made, but its figures

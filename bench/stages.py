@@ -80,7 +80,7 @@ def stages(criterion: Path) -> list:
 
 
 def run(target: Path, model: str, images: str) -> dict:
-    command = [str(target / "release/trawl-worker"), "--output", "json", "bench", "--model", model]
+    command = [str(target / "release/trawl-worker"), "bench", "--output", "json", "--model", model]
     if images:
         command += ["--images", images]
     ended = subprocess.run(command, stdout=subprocess.PIPE, timeout=RUN_SECONDS, check=True)

@@ -1,9 +1,12 @@
-//! Compiles `shim/`, the C++ that tch has no words for, and gives this package's binaries, tests and examples the run
+//! Compiles `shim/`, the C++ that tch has no words for and the C beside libjpeg-turbo, and gives this package's binaries, tests and examples the run
 //! path to libtorch, so that nothing needs `LD_LIBRARY_PATH`.
 //!
 //! tch sets one for its own binaries only: a link argument of a build script does not reach dependents.
 
-use std::{env, path::Path};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 /// The shim's own files: what is compiled, and what else a change of must compile it again.
 const SOURCES: [&str; 6] = [
@@ -16,6 +19,9 @@ const SOURCES: [&str; 6] = [
 ];
 const HEADERS: [&str; 6] =
     ["shim/shim.h", "shim/engine.h", "shim/guard.h", "shim/outputs.h", "shim/passes.h", "shim/in_place.h"];
+
+/// The entropy decoding of JPEG, in place of libjpeg-turbo's.
+const JPEG: &str = "shim/jpeg_entropy.c";
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -36,6 +42,33 @@ fn main() {
         println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/{up}/.libtorch/lib");
     }
     compile_shim(folder.parent().expect("the folder `lib` is in one"));
+    compile_jpeg();
+}
+
+/// With libjpeg-turbo's own sources and settings, of which the file takes in a part: no other version of them would do.
+fn compile_jpeg() {
+    println!("cargo:rerun-if-changed={JPEG}");
+    let include = env::var("DEP_TURBOJPEG_INCLUDE").expect("turbojpeg-sys says where its headers are");
+    let built = Path::new(&include).with_file_name("build");
+    let sources = cmake_sources(&built).unwrap_or_else(|| {
+        panic!(
+            "the sources of libjpeg-turbo are not known to `{}`: trawl builds its own; unset TURBOJPEG_SOURCE",
+            built.join("CMakeCache.txt").display()
+        )
+    });
+    let mut build = cc::Build::new();
+    // Optimised in a debug build too, as libjpeg-turbo is.
+    build.pic(true).opt_level(3).define("NDEBUG", None).include(&built).include(sources.join("src"));
+    // What is not called of libjpeg-turbo's file is not our matter.
+    build.flag("-ffunction-sections").flag("-Wall").flag("-Wno-unused-parameter").flag("-Wno-sign-compare");
+    build.file(JPEG).compile("trawl_jpeg");
+}
+
+/// The folder that CMake was given.
+fn cmake_sources(built: &Path) -> Option<PathBuf> {
+    let cache = std::fs::read_to_string(built.join("CMakeCache.txt")).ok()?;
+    let line = cache.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="));
+    line.map(PathBuf::from)
 }
 
 /// With the flags of torch-sys, whose tensors it shares: the same C++ ABI, or nothing links.

@@ -18,7 +18,7 @@ if [ "$(cat .venv/.trawl-stamp 2>/dev/null)" != "$stamp" ]; then
 fi
 
 say "building trawl-worker"
-(cd ../.. && cargo build --release --package trawl-worker --bin trawl-worker)
+(cd ../.. && cargo build --release --workspace --bin trawl-worker)
 target=${CARGO_TARGET_DIR:-target}
 case "$target" in /*) ;; *) target=../../$target ;; esac
 

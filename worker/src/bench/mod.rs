@@ -2,11 +2,12 @@
 //!
 //! Measures the stages one after the other, each with all its lanes and nothing beside it, and predicts a run from
 //! them. With `--images` it then does that run, as a process of its own into a folder of its own, and says how far off
-//! the prediction was. With a job's sample it measures with the job's own images and settings. It runs the very code of
+//! the prediction was; a short run several times, see [`rounds`]. With a job's sample it measures with the job's own images and settings. It runs the very code of
 //! the stages; it never writes to the user's output.
 
 pub mod job;
 pub mod prediction;
+mod rounds;
 pub mod sample;
 pub mod stages;
 
@@ -20,9 +21,13 @@ use crate::{
     report::rate,
 };
 use anyhow::{Context, Result, ensure};
-use prediction::Prediction;
+use prediction::{Prediction, Speed};
+use rounds::{Round, Rounds};
 use serde_json::{Value, json};
-use std::{process::Stdio, time::Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 use trawl_common::{
     bundle::BundleSpec,
     config::{OutputFormat, exit},
@@ -53,26 +58,21 @@ pub async fn bench(args: BenchArgs, format: OutputFormat) -> Result<u8> {
         Some(source) => sample::read(source, &base_dir, &stores, args.limit, &args.compute).await?,
         None => tokio::task::spawn_blocking(sample::drawn).await??,
     };
-    let measuring = {
+    let (bench, mut report, prediction) = {
         let args = args.clone();
-        tokio::task::spawn_blocking(move || measure(&args, settings, &file, spec, &images))
+        tokio::task::spawn_blocking(move || Bench::begin(&args, settings, &file, spec, images)).await??
     };
-    let (mut report, prediction) = measuring.await??;
     report["predicted"] = prediction.json();
     if format == OutputFormat::Text {
         print_measured(&report, &prediction);
     }
     if args.images.is_some() && !args.no_run {
-        let ran = run(&args, report["micro_batch"].as_u64().unwrap_or(1))?;
-        let working = ran["images_computed"].as_f64().unwrap_or(0.0)
-            / ran["working_seconds"].as_f64().unwrap_or(f64::INFINITY);
-        report["run"] = json!({
-            "images": ran["images_computed"], "seconds": ran["seconds"], "working_seconds": ran["working_seconds"],
-            "images_per_second": working, "of_predicted": working / prediction.images_per_second(),
-            "stages": ran["stages"],
-        });
+        let micro_batch = report["micro_batch"].as_u64().unwrap_or(1);
+        let rounds =
+            tokio::task::spawn_blocking(move || bench.rounds(&args, micro_batch, prediction)).await??;
+        report["run"] = rounds.json();
         if format == OutputFormat::Text {
-            print_run(&report["run"]);
+            println!("{}", rounds.text());
         }
     }
     if format == OutputFormat::Json {
@@ -102,67 +102,107 @@ impl Settings {
     }
 }
 
-fn measure(
-    args: &BenchArgs,
-    settings: Settings,
-    file: &model_file::ModelFile,
-    spec: BundleSpec,
-    images: &sample::Sample,
-) -> Result<(Value, Prediction)> {
-    let devices = assemble::devices(&args.compute)?;
-    let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
-    let rule = args.compute.micro_batch_rule(&devices);
-    let threads = args.compute.thread_count();
-    let on_cpu = devices == [crate::model::Device::Cpu];
-    let lanes = if on_cpu { 0 } else { devices.len() * THREADS_PER_DEVICE };
-    let began = Instant::now();
-    let (graph_passes, verdicts) = (args.compute.graph_passes, Verdicts::of(&args.compute.cache_dir()));
-    let replicas = TorchLoader { devices, graph_passes, verdicts }.load(file, &spec, settings.precision)?;
-    let loaded = began.elapsed();
-    let recipe = Recipe {
-        input: spec.input.clone(),
-        decode: settings.decode,
-        truncated: settings.truncated,
-        orient: settings.orient,
-        limits: args.compute.image_limits(),
-    };
-    let model = LoadedModel {
-        replicas,
-        spec,
-        sha256: file.sha256.clone(),
-        variant: String::new(),
-        engine: Default::default(),
-    };
-    let patience = args.patience();
-    let decoded = stages::decode(&images.files, &recipe, threads, patience)?;
-    let sizes = sizes(rule);
-    let forward =
-        stages::forward(&model, &decoded.pixels, if on_cpu { threads } else { lanes }, &sizes, patience)?;
-    let best = stages::knee(&forward).context("a size was measured")?;
-    let encode = stages::encode(&model, patience)?;
-    let prediction = Prediction {
-        cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        devices: lanes,
-        // Alone, an image within an object costs a request that it shares with its neighbours in a job.
-        fetch: images.read.filter(|_| images.gathered.as_ref().is_none_or(|gathered| gathered.alike)),
-        decode: decoded.speed,
-        forward: best.1,
-        encode,
-    };
-    let mut report = json!({
-        "model": model.spec.name, "sha256": model.sha256, "device": shown.join(","), "threads": threads,
-        "load_ms": loaded.as_secs_f64() * 1e3, "images_sampled": images.files.len(),
-        "images_unusable": decoded.unusable.values().sum::<usize>(), "decode": settings.decode,
-        "precision": settings.precision,
-        "micro_batch": best.0,
-        "forward_by_micro_batch": forward.iter()
-            .map(|(size, speed)| (size.to_string(), json!(speed.images_per_second)))
-            .collect::<serde_json::Map<_, _>>(),
-    });
-    if let (Some(gathered), Some(read)) = (&images.gathered, &images.read) {
-        report["sample"] = gathered.json(read, &decoded.unusable);
+/// What is measured, and how.
+struct Bench {
+    model: LoadedModel,
+    recipe: Recipe,
+    images: sample::Sample,
+    /// Threads that decode.
+    threads: usize,
+    /// Threads that run forward passes, where those that decode do not.
+    lanes: usize,
+    patience: Duration,
+}
+
+impl Bench {
+    /// Loads the model and measures each stage for the first time: with the report of it, and what it says of a run.
+    fn begin(
+        args: &BenchArgs,
+        settings: Settings,
+        file: &model_file::ModelFile,
+        spec: BundleSpec,
+        images: sample::Sample,
+    ) -> Result<(Self, Value, Prediction)> {
+        let devices = assemble::devices(&args.compute)?;
+        let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
+        let sizes = sizes(args.compute.micro_batch_rule(&devices));
+        let on_cpu = devices == [crate::model::Device::Cpu];
+        let lanes = if on_cpu { 0 } else { devices.len() * THREADS_PER_DEVICE };
+        let began = Instant::now();
+        let (graph_passes, verdicts) = (args.compute.graph_passes, Verdicts::of(&args.compute.cache_dir()));
+        let replicas =
+            TorchLoader { devices, graph_passes, verdicts }.load(file, &spec, settings.precision)?;
+        let loaded = began.elapsed();
+        let recipe = Recipe {
+            input: spec.input.clone(),
+            decode: settings.decode,
+            truncated: settings.truncated,
+            orient: settings.orient,
+            limits: args.compute.image_limits(),
+        };
+        let model = LoadedModel {
+            replicas,
+            spec,
+            sha256: file.sha256.clone(),
+            variant: String::new(),
+            engine: Default::default(),
+        };
+        let (threads, patience) = (args.compute.thread_count(), args.patience());
+        let bench = Self { model, recipe, images, threads, lanes, patience };
+        let decoded = stages::decode(&bench.images.files, &bench.recipe, threads, patience)?;
+        let forward = bench.forward(&decoded.pixels, &sizes)?;
+        let best = stages::knee(&forward).context("a size was measured")?;
+        let encode = stages::encode(&bench.model, patience)?;
+        let (images, model) = (&bench.images, &bench.model);
+        let prediction = Prediction {
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            devices: lanes,
+            // Alone, an image within an object costs a request that it shares with its neighbours in a job.
+            fetch: images.read.filter(|_| images.gathered.as_ref().is_none_or(|gathered| gathered.alike)),
+            decode: decoded.speed,
+            forward: best.1,
+            encode,
+        };
+        let mut report = json!({
+            "model": model.spec.name, "sha256": model.sha256, "device": shown.join(","), "threads": threads,
+            "load_ms": loaded.as_secs_f64() * 1e3, "images_sampled": images.files.len(),
+            "images_unusable": decoded.unusable.values().sum::<usize>(), "decode": settings.decode,
+            "precision": settings.precision,
+            "micro_batch": best.0,
+            "forward_by_micro_batch": forward.iter()
+                .map(|(size, speed)| (size.to_string(), json!(speed.images_per_second)))
+                .collect::<serde_json::Map<_, _>>(),
+        });
+        if let (Some(gathered), Some(read)) = (&images.gathered, &images.read) {
+            report["sample"] = gathered.json(read, &decoded.unusable);
+        }
+        Ok((bench, report, prediction))
     }
-    Ok((report, prediction))
+
+    fn forward(&self, pixels: &[Vec<u8>], sizes: &[usize]) -> Result<Vec<(usize, Speed)>> {
+        let threads = if self.lanes == 0 { self.threads } else { self.lanes };
+        stages::forward(&self.model, pixels, threads, sizes, self.patience)
+    }
+
+    /// What the stages that compute do now, and so a run.
+    fn again(&self, micro_batch: usize, before: Prediction) -> Result<Prediction> {
+        let decoded = stages::decode(&self.images.files, &self.recipe, self.threads, self.patience)?;
+        let forward = self.forward(&decoded.pixels, &[micro_batch])?;
+        Ok(Prediction { decode: decoded.speed, forward: forward[0].1, ..before })
+    }
+
+    /// Runs, each between two measurements.
+    fn rounds(&self, args: &BenchArgs, micro_batch: u64, first: Prediction) -> Result<Rounds> {
+        let (mut rounds, mut before) = (Rounds::default(), first);
+        while !rounds.are_enough() {
+            let ran = run(args, micro_batch)?;
+            let after = self.again(usize::try_from(micro_batch)?, before)?;
+            let predicted = (before.images_per_second() + after.images_per_second()) / 2.0;
+            rounds.add(Round::new(&ran, predicted));
+            before = after;
+        }
+        Ok(rounds)
+    }
 }
 
 /// Powers of two around where a worker's own search begins, or the size that was asked for.
@@ -228,15 +268,4 @@ fn print_measured(report: &Value, prediction: &Prediction) {
     let shown: Vec<String> = sizes.iter().map(|(size, speed)| format!("{size}: {}", rate(*speed))).collect();
     println!("forward images/s by micro-batch: {}; taken {}", shown.join(", "), report["micro_batch"]);
     println!("{}", prediction.text());
-}
-
-fn print_run(run: &Value) {
-    let number = |name: &str| run[name].as_f64().unwrap_or_default();
-    println!(
-        "run: {} images in {:.2} s, start included; {} images/s from the first batch on, {:.0} % of the prediction",
-        run["images"],
-        number("seconds"),
-        rate(number("images_per_second")),
-        number("of_predicted") * 100.0,
-    );
 }

@@ -1,8 +1,9 @@
 //! Which pixels of a JPEG are made: at what size, and which columns.
 //!
-//! Decided from the header and the recipe before any pixel is decoded. `--decode exact` makes them all: that a part equals
-//! the same part of the whole is not among libjpeg's promises. A view never hides that a file is broken: libjpeg reads
-//! all of its data whatever is made of it.
+//! Decided from the header and the recipe before any pixel is decoded. Columns far from the crop are left out, by
+//! `--decode exact` too: what is made equals the same part of the whole bit for bit, since [`COLUMNS`] more are made on either
+//! side, and tests hold every sampling to that. A view never hides that a file is broken: libjpeg reads all of its data whatever
+//! is made of it.
 
 use super::{Recipe, geometry::Plan, jpeg_markers::Header, orient::Orientation, resample::reach};
 use trawl_common::{
@@ -31,14 +32,14 @@ pub(super) struct View {
 impl View {
     /// For an image with this header, whose pixels the recipe's resize and crop are to come from.
     pub(super) fn new(header: &Header<'_>, orientation: Orientation, recipe: &Recipe) -> Self {
-        if recipe.decode == Decode::Exact || header.lossless {
+        if header.lossless {
             return Self { denominator: 1, columns: (0, header.width) };
         }
         let (width, height) = orientation.applied_to(header.width, header.height);
         let plan = Plan::new(width, height, &recipe.input);
         let filter = recipe.input.interpolation;
         // `Nearest` takes single pixels, which no mean is.
-        let denominator = if filter == Interpolation::Nearest {
+        let denominator = if filter == Interpolation::Nearest || recipe.decode == Decode::Exact {
             1
         } else {
             scale_denominator((width, height), plan.resized)
@@ -83,45 +84,18 @@ fn scale_denominator(from: (u32, u32), to: (u32, u32)) -> u32 {
 #[cfg(test)]
 mod tests {
     use crate::preprocess::{
-        DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits, Recipe, Scratch, prepare,
+        DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits, Recipe, Scratch,
+        jpeg_samples::{Sample, noise},
+        prepare,
     };
-    use std::ffi::c_int;
     use trawl_common::{
         bundle::{Centre, InputSpec, Interpolation, ResizeMode},
         job::{Decode, Orient, Truncated},
     };
     use turbojpeg_sys as tj;
 
-    const SIZE: (usize, usize) = (460, 90);
-
-    /// Edges and noise on all channels, so that a neighbour's pixel shows.
     fn jpeg(sampling: tj::TJSAMP, progressive: bool, components: usize) -> Vec<u8> {
-        let (width, height) = SIZE;
-        let mut state = 77_u32;
-        let pixels: Vec<u8> = (0..width * height * components)
-            .map(|at| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let stripe = if (at / components / 5).is_multiple_of(2) { 60 } else { 160 };
-                (stripe + (state >> 26)) as u8
-            })
-            .collect();
-        let format = if components == 4 { tj::TJPF_TJPF_CMYK } else { tj::TJPF_TJPF_RGB };
-        let (mut out, mut size): (*mut u8, tj::size_t) = (std::ptr::null_mut(), 0);
-        // SAFETY: the pixels are as many as the size says; the output is libjpeg's own and given back once.
-        unsafe {
-            let handle = tj::tj3Init(tj::TJINIT_TJINIT_COMPRESS as c_int);
-            tj::tj3Set(handle, tj::TJPARAM_TJPARAM_SUBSAMP as c_int, sampling as c_int);
-            tj::tj3Set(handle, tj::TJPARAM_TJPARAM_QUALITY as c_int, 85);
-            tj::tj3Set(handle, tj::TJPARAM_TJPARAM_PROGRESSIVE as c_int, c_int::from(progressive));
-            let (w, h) = (width as c_int, height as c_int);
-            let done =
-                tj::tj3Compress8(handle, pixels.as_ptr(), w, 0, h, format as c_int, &mut out, &mut size);
-            assert_eq!(done, 0);
-            let bytes = std::slice::from_raw_parts(out, size as usize).to_vec();
-            tj::tj3Free(out.cast());
-            tj::tj3Destroy(handle);
-            bytes
-        }
+        noise(&Sample { sampling, progressive, components, ..Sample::default() })
     }
 
     fn recipe(truncated: Truncated, decode: Decode, interpolation: Interpolation, resize: u32) -> Recipe {

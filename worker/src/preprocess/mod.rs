@@ -38,6 +38,7 @@ mod frames;
 mod geometry;
 mod gif;
 mod jpeg;
+mod jpeg_entropy;
 mod jpeg_markers;
 mod jpeg_view;
 mod limits;
@@ -51,6 +52,8 @@ mod webp;
 
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod jpeg_samples;
 
 pub use limits::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits};
 

@@ -13,11 +13,18 @@ mod shrunk;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use coeffs::{AxisKey, AxisTable};
 pub(super) use shrunk::Shrunk;
 use std::rc::Rc;
 use trawl_common::bundle::Interpolation;
+
+#[cfg(target_arch = "x86_64")]
+use avx2 as vector;
+#[cfg(target_arch = "aarch64")]
+use neon as vector;
 
 /// Bytes that must follow the last pixel of an image: the vector code reads 16 bytes where it needs 3.
 pub(super) const OVERREAD: usize = 16;
@@ -226,15 +233,15 @@ impl Resampler {
         table
     }
 
-    #[cfg(target_arch = "x86_64")]
+    /// Whether the vector code runs on this CPU.
     fn wide(&self) -> bool {
-        !self.portable_only && is_x86_feature_detected!("avx2")
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn wide(&self) -> bool {
-        let _ = self.portable_only;
-        false
+        #[cfg(target_arch = "x86_64")]
+        let there = is_x86_feature_detected!("avx2");
+        #[cfg(target_arch = "aarch64")]
+        let there = std::arch::is_aarch64_feature_detected!("neon");
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let there = false;
+        !self.portable_only && there
     }
 }
 
@@ -264,13 +271,15 @@ fn horizontal_pass(
     wide: bool,
 ) {
     let mut row = 0;
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if wide {
-        while row + avx2::ROWS <= rows {
+        while row + vector::ROWS <= rows {
             let out = &mut target.rgb[row * target.stride..];
-            // SAFETY: `wide` says AVX2; `src` has all rows and OVERREAD bytes more: `resize` saw to it.
-            unsafe { avx2::horizontal_rows(&src[row * stride..], stride, first, table, out, target.stride) };
-            row += avx2::ROWS;
+            // SAFETY: `wide` says that the CPU can; `src` has all rows and OVERREAD bytes more: `resize` saw to it.
+            unsafe {
+                vector::horizontal_rows(&src[row * stride..], stride, first, table, out, target.stride)
+            };
+            row += vector::ROWS;
         }
     }
     let _ = wide;
@@ -293,10 +302,10 @@ fn vertical_pass(
     for (row, span) in table.spans.iter().enumerate() {
         let rows = &src[(span.start - first) * stride..];
         let out = &mut target.rgb[row * target.stride..][..bytes];
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         if wide {
-            // SAFETY: `wide` says AVX2; `rows` has the span's rows: `resize` saw to it.
-            unsafe { avx2::vertical_row(rows, stride, table, span, out) };
+            // SAFETY: `wide` says that the CPU can; `rows` has the span's rows: `resize` saw to it.
+            unsafe { vector::vertical_row(rows, stride, table, span, out) };
             continue;
         }
         let _ = wide;

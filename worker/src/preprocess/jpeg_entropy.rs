@@ -1,0 +1,151 @@
+//! The entropy decoding of JPEG that `shim/jpeg_entropy.c` puts in libjpeg-turbo's place.
+//!
+//! Nobody calls it but libjpeg-turbo, which the linker gave it to. It must never be told from libjpeg-turbo's own but by its
+//! speed: the same pixels, warnings and errors, of whole images and of broken ones.
+
+use std::ffi::c_int;
+
+unsafe extern "C" {
+    fn trawl_jpeg_entropy_switch(on: c_int);
+}
+
+/// Has the linker take the file, and so libjpeg-turbo's entry into it, before it comes to libjpeg-turbo's own.
+#[used]
+static TAKEN: unsafe extern "C" fn(c_int) = trawl_jpeg_entropy_switch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preprocess::{
+        DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Decoded, ImageError, Limits, Recipe,
+        color::Rgb,
+        jpeg,
+        jpeg_samples::{Sample, noise},
+    };
+    use trawl_common::{
+        bundle::{Centre, InputSpec, Interpolation, ResizeMode},
+        job::{Decode, Orient, Truncated},
+    };
+    use turbojpeg_sys as tj;
+
+    unsafe extern "C" {
+        fn jinit_huff_decoder();
+        fn trawl_jpeg_entropy_linked(jinit: unsafe extern "C" fn()) -> c_int;
+    }
+
+    #[test]
+    fn libjpeg_was_linked_to_it() {
+        // SAFETY: the pointer is only compared.
+        assert_eq!(unsafe { trawl_jpeg_entropy_linked(jinit_huff_decoder) }, 1);
+    }
+
+    /// The whole image, at an eighth of its size or at all of it.
+    fn recipe(decode: Decode) -> Recipe {
+        let input = InputSpec {
+            crop: [16, 16],
+            resize: None,
+            resize_mode: ResizeMode::Squash,
+            interpolation: Interpolation::Bilinear,
+            fill: None,
+            centre: Centre::default(),
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        let limits = Limits {
+            max_pixels: DEFAULT_MAX_PIXELS,
+            max_side: DEFAULT_MAX_SIDE,
+            max_frames: DEFAULT_MAX_FRAMES,
+        };
+        Recipe { input, decode, truncated: Truncated::Accept, orient: Orient::None, limits }
+    }
+
+    type Made = (Result<Decoded, ImageError>, Vec<u8>);
+
+    fn made(bytes: &[u8], decode: Decode, ours: bool) -> Made {
+        let mut rgb = Rgb::default();
+        // SAFETY: sets a flag of this thread.
+        unsafe { trawl_jpeg_entropy_switch(c_int::from(ours)) };
+        let decoded = jpeg::decode(bytes, &recipe(decode), &mut rgb, &mut Vec::new());
+        // SAFETY: as above.
+        unsafe { trawl_jpeg_entropy_switch(1) };
+        (decoded, rgb.bytes)
+    }
+
+    fn assert_same(bytes: &[u8], what: &dyn std::fmt::Debug) -> bool {
+        let mut good = true;
+        for decode in [Decode::Exact, Decode::Fast] {
+            let (ours, turbo) = (made(bytes, decode, true), made(bytes, decode, false));
+            good &= ours.0.is_ok();
+            assert_eq!(ours.0, turbo.0, "{what:?} {decode:?}");
+            assert!(ours.1 == turbo.1, "other pixels: {what:?} {decode:?}");
+        }
+        good
+    }
+
+    fn samples() -> impl Iterator<Item = Sample> {
+        let samplings = [
+            tj::TJSAMP_TJSAMP_444,
+            tj::TJSAMP_TJSAMP_422,
+            tj::TJSAMP_TJSAMP_420,
+            tj::TJSAMP_TJSAMP_GRAY,
+            tj::TJSAMP_TJSAMP_440,
+            tj::TJSAMP_TJSAMP_411,
+        ];
+        let tables = [(5, true), (30, false), (85, true), (85, false), (100, true), (100, false)];
+        samplings.into_iter().flat_map(move |sampling| {
+            tables.into_iter().flat_map(move |(quality, own_tables)| {
+                [0, 1, 7].map(|restart| Sample {
+                    size: (317, 203),
+                    sampling,
+                    quality,
+                    own_tables,
+                    restart,
+                    ..Sample::default()
+                })
+            })
+        })
+    }
+
+    #[test]
+    fn whole_images_have_the_same_pixels() {
+        for sample in samples() {
+            assert!(assert_same(&noise(&sample), &sample), "{sample:?}");
+        }
+        for components in [3, 4] {
+            let sample = Sample { components, progressive: components == 3, ..Sample::default() };
+            assert!(assert_same(&noise(&sample), &sample), "{sample:?}");
+        }
+    }
+
+    /// Full blocks, codes of every length, coefficients of every size: whatever random bits stand for.
+    #[test]
+    fn broken_images_break_the_same_way() {
+        let mut state = 0x1234_5678_9abc_def1_u64;
+        let mut below = |end: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % end as u64) as usize
+        };
+        for sample in samples().filter(|sample| sample.quality != 30) {
+            let whole = noise(&sample);
+            let scan = whole.windows(2).position(|two| two == [0xff, 0xda]).unwrap() + 14;
+            for round in 0..12 {
+                let mut bytes = whole.clone();
+                match round % 4 {
+                    // A few bytes, anywhere from the tables on; or all from somewhere on; or the end is missing.
+                    0 => (0..1 + below(4))
+                        .for_each(|_| bytes[160 + below(whole.len() - 160)] = below(256) as u8),
+                    1 => {
+                        let from = scan + below(whole.len() - scan);
+                        bytes[from..].iter_mut().for_each(|byte| *byte = below(256) as u8);
+                    }
+                    2 => bytes.truncate(scan + below(whole.len() - scan)),
+                    // No markers, so that libjpeg-turbo has to make coefficients of it.
+                    _ => bytes[scan..].iter_mut().for_each(|byte| *byte = below(255) as u8),
+                }
+                assert_same(&bytes, &(sample, round));
+            }
+        }
+    }
+}
