@@ -1,8 +1,8 @@
 # The command list. Every target first installs what it misses (scripts/setup.sh), which is silent when nothing is.
 # The servers of `make test` are private ones on free ports; nothing of the system is started or changed.
 
-# Every build is of the whole workspace: of a part of it cargo would choose other features of the dependencies, and build
-# them all again.
+# Every build is of the whole workspace, and of an example too: for a part of it, or for the programs alone, cargo would choose
+# other features of the dependencies, and build them all again.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -56,7 +56,7 @@ BENCH_IMAGES ?= .demo/photos
 BENCH_MODELS ?= $(wildcard .demo/efficientnet-lite0.pt)
 bench: ## decode, resize, encode and plan on one core, then whole runs: BENCH_MODELS="a.pt b.pt" BENCH_IMAGES=photos (those of the demo); beside Pillow's resize after `make parity`
 	@$(SETUP) build
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --bins --example bare_loop
 	cargo bench --workspace --bench stages
 	@python3 -B bench/stages.py $${CARGO_TARGET_DIR:-target} --out bench/results/stages.json \
 		$(if $(wildcard $(PARITY_PYTHON)),--pillow $(PARITY_PYTHON)) \
@@ -74,7 +74,7 @@ bench-peers: ## ROUNDS=3 TUNED=1: trawl beside PyTorch, Ray Data and Daft (5.7 G
 
 parity: ## the answers beside Python's: torchvision, timm, Hugging Face and the demo's model on 200 images (2 GB to install)
 	@$(SETUP) build python
-	cargo build --workspace --bins
+	cargo build --workspace --bins --examples
 	@[ -x $(PARITY_PYTHON) ] || { python3 -m venv .parity/venv && .parity/venv/bin/pip install -q -r worker/models/parity.txt; }
 	@$(PARITY_PYTHON) -B worker/models/parity.py --programs $${CARGO_TARGET_DIR:-target}/debug
 	@$(PARITY_PYTHON) -B worker/models/parity_heads.py --programs $${CARGO_TARGET_DIR:-target}/debug
@@ -88,7 +88,7 @@ stack-down: ## stop them and remove their data
 
 man: ## MAN_DIR=man/man1: the manual pages of both programs (read one with `man ./man/man1/trawl.1`)
 	@$(SETUP) build
-	cargo build --workspace --bins
+	cargo build --workspace --bins --examples
 	@for program in trawl trawl-worker; do $${CARGO_TARGET_DIR:-target}/debug/$$program man $(MAN_DIR) | wc -l | xargs echo $$program pages:; done
 
 clean: stack-down ## remove what was built and what demo and bench-peers made, but its figures

@@ -18,7 +18,7 @@ if [ "$(cat .venv/.trawl-stamp 2>/dev/null)" != "$stamp" ]; then
 fi
 
 say "building trawl-worker"
-(cd ../.. && cargo build --release --workspace --bin trawl-worker)
+(cd ../.. && cargo build --release --workspace --bin trawl-worker --example bare_loop)
 target=${CARGO_TARGET_DIR:-target}
 case "$target" in /*) ;; *) target=../../$target ;; esac
 

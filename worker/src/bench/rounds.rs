@@ -1,16 +1,15 @@
 //! Runs beside what was predicted of them.
 //!
-//! What else a machine does moves both, by seconds: so a run is held against what the stages did just before and just
-//! after it, and a run that is over sooner than such a wave is done [`SHORT_RUNS`] times. The median counts; all are shown.
+//! What else a machine does moves both, for seconds or minutes: so a run is held against what the stages did just before and
+//! just after it, and one that is soon over is done several times. The median counts; all are shown. Beside it stands what
+//! the stages' own clocks within the run allow, which nothing from without can part from the run.
 
 use crate::report::rate;
 use serde_json::{Value, json};
 
-/// A run of fewer seconds is done [`SHORT_RUNS`] times.
-const SHORT_SECONDS: f64 = 5.0;
-
-/// An odd number, so that the median is one of them.
-const SHORT_RUNS: usize = 5;
+/// A run of fewer than so many seconds is done so many times: odd numbers, so that the median is one of them. A longer one
+/// is done once.
+const REPEATED: [(f64, usize); 2] = [(5.0, 5), (40.0, 3)];
 
 /// One run.
 #[derive(Debug, Clone)]
@@ -23,6 +22,8 @@ pub struct Round {
     images_per_second: f64,
     /// Images a second, of the measurements on either side.
     predicted: f64,
+    /// Images a second, of the stages' clocks in this run, all at once.
+    ceiling: f64,
     /// The run's own clocks.
     stages: Value,
 }
@@ -35,11 +36,24 @@ impl Round {
         let working_seconds = number("working_seconds");
         let images_per_second = if working_seconds > 0.0 { images as f64 / working_seconds } else { 0.0 };
         let stages = ran["stages"].clone();
-        Self { images, seconds: number("seconds"), working_seconds, images_per_second, predicted, stages }
+        let ceiling = ran["ceilings"]["bound_images_per_second"].as_f64().unwrap_or_default();
+        Self {
+            images,
+            seconds: number("seconds"),
+            working_seconds,
+            images_per_second,
+            predicted,
+            ceiling,
+            stages,
+        }
     }
 
     fn of_predicted(&self) -> f64 {
         if self.predicted > 0.0 { self.images_per_second / self.predicted } else { 0.0 }
+    }
+
+    fn of_ceiling(&self) -> f64 {
+        if self.ceiling > 0.0 { self.images_per_second / self.ceiling } else { 0.0 }
     }
 }
 
@@ -57,7 +71,10 @@ impl Rounds {
     pub fn are_enough(&self) -> bool {
         match self.0.first() {
             None => false,
-            Some(first) => self.0.len() >= if first.seconds < SHORT_SECONDS { SHORT_RUNS } else { 1 },
+            Some(first) => {
+                let times = REPEATED.iter().find(|(shorter, _)| first.seconds < *shorter);
+                self.0.len() >= times.map_or(1, |(_, times)| *times)
+            }
         }
     }
 
@@ -73,7 +90,8 @@ impl Rounds {
             json!({
                 "images": round.images, "seconds": round.seconds, "working_seconds": round.working_seconds,
                 "images_per_second": round.images_per_second, "predicted_images_per_second": round.predicted,
-                "of_predicted": round.of_predicted(),
+                "of_predicted": round.of_predicted(), "ceiling_images_per_second": round.ceiling,
+                "of_ceiling": round.of_ceiling(),
             })
         };
         let sorted = self.sorted();
@@ -90,12 +108,14 @@ impl Rounds {
         let Some(median) = sorted.get(sorted.len() / 2) else { return String::new() };
         let mut text = format!(
             "run: {} images in {:.2} s, start included; {} images/s from the first batch on, {:.0} % of the {} predicted \
-             by the stages before and after it",
+             by the stages before and after it, {:.0} % of the {} by their clocks in it",
             median.images,
             median.seconds,
             rate(median.images_per_second),
             median.of_predicted() * 100.0,
             rate(median.predicted),
+            median.of_ceiling() * 100.0,
+            rate(median.ceiling),
         );
         if let [first, _, .., last] = sorted[..] {
             let (least, most) = (first.of_predicted() * 100.0, last.of_predicted() * 100.0);
@@ -110,7 +130,8 @@ mod tests {
     use super::*;
 
     fn round(seconds: f64, images: u64, predicted: f64) -> Round {
-        let ran = json!({"images_computed": images, "seconds": seconds, "working_seconds": seconds - 1.0, "stages": {"images": images}});
+        let ran = json!({"images_computed": images, "seconds": seconds, "working_seconds": seconds - 1.0,
+            "stages": {"images": images}, "ceilings": {"bound_images_per_second": 2000.0}});
         Round::new(&ran, predicted)
     }
 
@@ -118,7 +139,7 @@ mod tests {
     fn a_long_run_is_done_once_and_a_short_one_until_its_median_counts() {
         let mut rounds = Rounds::default();
         assert!(!rounds.are_enough());
-        rounds.add(round(21.0, 2000, 100.0));
+        rounds.add(round(41.0, 2000, 100.0));
         assert!(rounds.are_enough());
         assert!(!rounds.text().contains("median"), "{}", rounds.text());
 

@@ -11,6 +11,7 @@ use super::{
     meters::{Meters, Stage},
     pace::{Pace, Reads},
     reading::{Brought, Part, Reading},
+    seats::Seats,
 };
 use std::{
     sync::{Arc, Mutex},
@@ -49,17 +50,11 @@ pub struct FetchLimits {
     pub max_image_bytes: u64,
 }
 
-/// The pace, and how many permits follow from it by now.
-struct Paced {
-    pace: Pace,
-    given: usize,
-}
-
 /// The fetch stage.
 pub struct Fetcher {
     limits: FetchLimits,
-    images: Arc<Semaphore>,
-    pace: Mutex<Paced>,
+    seats: Arc<Seats>,
+    pace: Mutex<Pace>,
     budget: Arc<Semaphore>,
     meters: Arc<Meters>,
     asker: Asker,
@@ -71,11 +66,10 @@ impl Fetcher {
         let units = usize::try_from(limits.bytes.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(usize::MAX);
         let budget = Arc::new(Semaphore::new(units.clamp(1, Semaphore::MAX_PERMITS)));
         let pace = Pace::new(limits.reads);
-        let images = Arc::new(Semaphore::new(pace.limit()));
+        let seats = Seats::new(pace.limit());
         meters.set_fetches(pace.limit());
-        let pace = Mutex::new(Paced { pace, given: images.available_permits() });
         let asker = Asker::new(stores, limits.max_image_bytes);
-        Self { images, pace, budget, limits, meters, asker }
+        Self { seats, pace: Mutex::new(pace), budget, limits, meters, asker }
     }
 
     /// Hands the `wanted` images of `batch` to decode, or gives them their error rows. `expect` announces an image and gives
@@ -180,20 +174,15 @@ impl Fetcher {
 
     /// Lets more or fewer objects be read at once, by how it goes.
     fn keep_pace(&self, awaited: bool) {
-        let mut paced = self.pace.lock().expect("no panic while the pace is held");
-        let changed = paced.pace.arrived(awaited, transient_errors(), tokio::time::Instant::now());
-        let limit = paced.pace.limit();
+        self.seats.decode_waited(awaited);
+        let mut pace = self.pace.lock().expect("no panic while the pace is held");
+        let changed = pace.arrived(awaited, transient_errors(), tokio::time::Instant::now());
+        let limit = pace.limit();
         if changed {
             tracing::debug!(fetches = limit, "objects read at once");
             self.meters.set_fetches(limit);
         }
-        if limit > paced.given {
-            self.images.add_permits(limit - paced.given);
-            paced.given = limit;
-        } else if limit < paced.given {
-            // Only those that nobody holds; the rest goes with later objects.
-            paced.given -= self.images.forget_permits(paced.given - limit);
-        }
+        self.seats.resize(limit);
     }
 
     /// What a request brings, as far as the plan knows.
@@ -214,7 +203,7 @@ impl Fetcher {
         let all = self.limits.bytes.div_ceil(BUDGET_UNIT_BYTES);
         let units = size.div_ceil(BUDGET_UNIT_BYTES).clamp(1, all.max(1));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let image = self.images.clone().acquire_owned().await.expect("never closed");
+        let image = self.seats.take().await;
         let bytes = self.budget.clone().acquire_many_owned(units).await.expect("never closed");
         Room { image, bytes }
     }

@@ -3,7 +3,7 @@
 //! An image passes from fetch to decode as [`Undecoded`] and from decode to infer as [`Decoded`]. The stages
 //! know these types and not each other.
 
-use super::batch::OpenBatch;
+use super::{batch::OpenBatch, seats::Seat};
 use crate::preprocess::Prepared;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 /// A share of the fetch stage's bounds; dropping it makes room for the next object.
 pub struct Room {
     /// One of the objects that may be here at once.
-    pub image: OwnedSemaphorePermit,
+    pub image: Seat,
     /// Its part of their bytes.
     pub bytes: OwnedSemaphorePermit,
 }

@@ -21,6 +21,7 @@ pub mod outcomes;
 pub mod pace;
 pub mod pool;
 pub(crate) mod reading;
+mod seats;
 pub mod settle;
 pub mod sink;
 pub mod sizing;
