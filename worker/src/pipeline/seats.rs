@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn however_few_there_are_and_become_all_come_back() {
-        for count in 1..70 {
+        for count in 1..70_usize {
             for smaller in [1, 2, count.div_ceil(2), count] {
                 let seats = Seats::new(count);
                 seats.decode_waited(false);

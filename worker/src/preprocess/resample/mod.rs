@@ -277,8 +277,8 @@ fn horizontal_pass(
             let out = &mut target.rgb[row * target.stride..];
             // SAFETY: `wide` says that the CPU can; `src` has all rows and OVERREAD bytes more: `resize` saw to it.
             unsafe {
-                vector::horizontal_rows(&src[row * stride..], stride, first, table, out, target.stride)
-            };
+                vector::horizontal_rows(&src[row * stride..], stride, first, table, out, target.stride);
+            }
             row += vector::ROWS;
         }
     }
