@@ -1,5 +1,5 @@
-//! Compiles `shim/`, the C++ that tch has no words for and the C beside libjpeg-turbo, and gives this package's binaries, tests and examples the run
-//! path to libtorch, so that nothing needs `LD_LIBRARY_PATH`.
+//! Compiles `shim/`, the C++ that tch has no words for and the C beside libjpeg-turbo, and gives this package's binaries,
+//! tests and examples the run path to libtorch, so that nothing needs `LD_LIBRARY_PATH`.
 //!
 //! tch sets one for its own binaries only: a link argument of a build script does not reach dependents.
 

@@ -2,8 +2,8 @@
 //!
 //! Measures the stages one after the other, each with all its lanes and nothing beside it, and predicts a run from
 //! them. With `--images` it then does that run, as a process of its own into a folder of its own, and says how far off
-//! the prediction was; a short run several times, see [`rounds`]. With a job's sample it measures with the job's own images and settings. It runs the very code of
-//! the stages; it never writes to the user's output.
+//! the prediction was; a short run several times, see [`rounds`]. With a job's sample it measures with the job's own
+//! images and settings. It runs the very code of the stages; it never writes to the user's output.
 
 pub mod job;
 pub mod prediction;
