@@ -2,8 +2,8 @@
 //
 // libjpeg-turbo's own file is compiled here, from the very sources that the rest of it comes from, and one function is put
 // before its `decode_mcu`. That function decodes what is plain: an MCU (the blocks of all components that belong together)
-// of which every byte is there and every code is valid. Whatever else comes, it changes nothing and hands the MCU to
-// libjpeg-turbo's function, so that warnings, errors, restarts and ends are libjpeg-turbo's own.
+// of which every byte is there and every code is valid. Whatever else comes, it leaves libjpeg-turbo's state as it was and hands
+// the MCU to its function, which writes the same coefficients again: so warnings, errors, restarts and ends are its own.
 //
 // What it does otherwise: eight bytes at once into the bit buffer where none of them is 0xff; a code and the bits of its
 // coefficient by one look into a table where both fit into LOOK bits (most do), and several codes by one look where nobody

@@ -60,7 +60,7 @@ pub async fn bench(args: BenchArgs, format: OutputFormat) -> Result<u8> {
     };
     let (bench, mut report, prediction) = {
         let args = args.clone();
-        tokio::task::spawn_blocking(move || Bench::begin(&args, settings, &file, spec, images)).await??
+        tokio::task::spawn_blocking(move || Bench::begin(&args, settings, &file, spec, &images)).await??
     };
     report["predicted"] = prediction.json();
     if format == OutputFormat::Text {
@@ -106,7 +106,7 @@ impl Settings {
 struct Bench {
     model: LoadedModel,
     recipe: Recipe,
-    images: sample::Sample,
+    images: stages::Usable,
     /// Threads that decode.
     threads: usize,
     /// Threads that run forward passes, where those that decode do not.
@@ -121,7 +121,7 @@ impl Bench {
         settings: Settings,
         file: &model_file::ModelFile,
         spec: BundleSpec,
-        images: sample::Sample,
+        sample: &sample::Sample,
     ) -> Result<(Self, Value, Prediction)> {
         let devices = assemble::devices(&args.compute)?;
         let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
@@ -148,47 +148,51 @@ impl Bench {
             engine: Default::default(),
         };
         let (threads, patience) = (args.compute.thread_count(), args.patience());
+        let images = stages::usable(&sample.files, &recipe)?;
         let bench = Self { model, recipe, images, threads, lanes, patience };
-        let decoded = stages::decode(&bench.images.files, &bench.recipe, threads, patience)?;
-        let forward = bench.forward(&decoded.pixels, &sizes)?;
+        let decode = bench.decode()?;
+        let forward = bench.forward(&sizes)?;
         let best = stages::knee(&forward).context("a size was measured")?;
         let encode = stages::encode(&bench.model, patience)?;
-        let (images, model) = (&bench.images, &bench.model);
+        let (unusable, model) = (&bench.images.unusable, &bench.model);
         let prediction = Prediction {
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             devices: lanes,
             // Alone, an image within an object costs a request that it shares with its neighbours in a job.
-            fetch: images.read.filter(|_| images.gathered.as_ref().is_none_or(|gathered| gathered.alike)),
-            decode: decoded.speed,
+            fetch: sample.read.filter(|_| sample.gathered.as_ref().is_none_or(|gathered| gathered.alike)),
+            decode,
             forward: best.1,
             encode,
         };
         let mut report = json!({
             "model": model.spec.name, "sha256": model.sha256, "device": shown.join(","), "threads": threads,
-            "load_ms": loaded.as_secs_f64() * 1e3, "images_sampled": images.files.len(),
-            "images_unusable": decoded.unusable.values().sum::<usize>(), "decode": settings.decode,
+            "load_ms": loaded.as_secs_f64() * 1e3, "images_sampled": sample.files.len(),
+            "images_unusable": unusable.values().sum::<usize>(), "decode": settings.decode,
             "precision": settings.precision,
             "micro_batch": best.0,
             "forward_by_micro_batch": forward.iter()
                 .map(|(size, speed)| (size.to_string(), json!(speed.images_per_second)))
                 .collect::<serde_json::Map<_, _>>(),
         });
-        if let (Some(gathered), Some(read)) = (&images.gathered, &images.read) {
-            report["sample"] = gathered.json(read, &decoded.unusable);
+        if let (Some(gathered), Some(read)) = (&sample.gathered, &sample.read) {
+            report["sample"] = gathered.json(read, unusable);
         }
         Ok((bench, report, prediction))
     }
 
-    fn forward(&self, pixels: &[Vec<u8>], sizes: &[usize]) -> Result<Vec<(usize, Speed)>> {
+    fn decode(&self) -> Result<Speed> {
+        stages::decode(&self.images.files, &self.recipe, self.threads, self.patience)
+    }
+
+    fn forward(&self, sizes: &[usize]) -> Result<Vec<(usize, Speed)>> {
         let threads = if self.lanes == 0 { self.threads } else { self.lanes };
-        stages::forward(&self.model, pixels, threads, sizes, self.patience)
+        stages::forward(&self.model, &self.images.pixels, threads, sizes, self.patience)
     }
 
     /// What the stages that compute do now, and so a run.
     fn again(&self, micro_batch: usize, before: Prediction) -> Result<Prediction> {
-        let decoded = stages::decode(&self.images.files, &self.recipe, self.threads, self.patience)?;
-        let forward = self.forward(&decoded.pixels, &[micro_batch])?;
-        Ok(Prediction { decode: decoded.speed, forward: forward[0].1, ..before })
+        let (decode, forward) = (self.decode()?, self.forward(&[micro_batch])?);
+        Ok(Prediction { decode, forward: forward[0].1, ..before })
     }
 
     /// Runs, each between two measurements.

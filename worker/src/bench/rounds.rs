@@ -34,7 +34,7 @@ impl Round {
         let number = |name: &str| ran[name].as_f64().unwrap_or_default();
         let images = ran["images_computed"].as_u64().unwrap_or_default();
         let working_seconds = number("working_seconds");
-        let images_per_second = if working_seconds > 0.0 { images as f64 / working_seconds } else { 0.0 };
+        let images_per_second = share(images as f64, working_seconds);
         let stages = ran["stages"].clone();
         let ceiling = ran["ceilings"]["bound_images_per_second"].as_f64().unwrap_or_default();
         Self {
@@ -49,12 +49,17 @@ impl Round {
     }
 
     fn of_predicted(&self) -> f64 {
-        if self.predicted > 0.0 { self.images_per_second / self.predicted } else { 0.0 }
+        share(self.images_per_second, self.predicted)
     }
 
     fn of_ceiling(&self) -> f64 {
-        if self.ceiling > 0.0 { self.images_per_second / self.ceiling } else { 0.0 }
+        share(self.images_per_second, self.ceiling)
     }
+}
+
+/// `part / whole`; of nothing, nothing.
+fn share(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
 }
 
 /// All runs so far.

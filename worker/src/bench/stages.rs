@@ -41,49 +41,57 @@ const ROWS: usize = 64;
 /// Classes kept per image: the default.
 const TOP_K: usize = 5;
 
-/// What decoding showed.
-pub struct Decoded {
-    /// How fast it was.
-    pub speed: Speed,
-    /// Pixels of some images.
+/// The files of a sample that are images.
+pub struct Usable {
+    /// They themselves; never empty.
+    pub files: Vec<Bytes>,
+    /// Pixels of some of them.
     pub pixels: Vec<Vec<u8>>,
     /// Images of the sample that have no pixels.
     pub unusable: Failed,
 }
 
-/// Decodes and resizes the files over and over, on so many threads.
+/// Decodes each file once.
 ///
 /// # Errors
 /// If none of them is an image.
-pub fn decode(files: &[Bytes], recipe: &Recipe, threads: usize, patience: Duration) -> Result<Decoded> {
+pub fn usable(files: &[Bytes], recipe: &Recipe) -> Result<Usable> {
     let mut scratch = Scratch::new();
-    let (mut good, mut unusable): (Vec<(&Bytes, Vec<u8>)>, Failed) = Default::default();
+    let mut usable = Usable { files: Vec::new(), pixels: Vec::new(), unusable: Failed::default() };
     for file in files {
         match preprocess::prepare(file, recipe, &mut scratch) {
             Ok(prepared) => {
-                let pixels = if good.len() < PIXELS_KEPT { prepared.pixels } else { Vec::new() };
-                good.push((file, pixels));
+                usable.files.push(file.clone());
+                if usable.pixels.len() < PIXELS_KEPT {
+                    usable.pixels.push(prepared.pixels);
+                }
             }
-            Err(error) => *unusable.entry(error.code).or_default() += 1,
+            Err(error) => *usable.unusable.entry(error.code).or_default() += 1,
         }
     }
     ensure!(
-        !good.is_empty(),
+        !usable.files.is_empty(),
         "none of the {} files that were read is an image that can be decoded: {}",
         files.len(),
-        codes(&unusable)
+        codes(&usable.unusable)
     );
+    Ok(usable)
+}
+
+/// Decodes and resizes the files over and over, on so many threads. There must be one.
+///
+/// # Errors
+/// None that depends on files that are images.
+pub fn decode(files: &[Bytes], recipe: &Recipe, threads: usize, patience: Duration) -> Result<Speed> {
     let next = AtomicUsize::new(0);
-    let speed = together(threads, patience, || {
+    together(threads, patience, || {
         let mut scratch = Scratch::new();
-        let (good, next) = (&good, &next);
+        let next = &next;
         move || {
-            let file = good[next.fetch_add(1, Ordering::Relaxed) % good.len()].0;
+            let file = &files[next.fetch_add(1, Ordering::Relaxed) % files.len()];
             Ok(usize::from(preprocess::prepare(file, recipe, &mut scratch).is_ok()))
         }
-    })?;
-    let pixels = good.into_iter().map(|(_, pixels)| pixels).filter(|pixels| !pixels.is_empty()).collect();
-    Ok(Decoded { speed, pixels, unusable })
+    })
 }
 
 /// Runs the model in micro-batches of each of the `sizes`, on so many threads, until a size is clearly worse than

@@ -64,10 +64,10 @@ fn outcome(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Prepa
 }
 
 /// xorshift64*: the same attack on every machine.
-struct Noise(u64);
+pub(super) struct Noise(pub u64);
 
 impl Noise {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

@@ -17,13 +17,14 @@ static TAKEN: unsafe extern "C" fn(c_int) = trawl_jpeg_entropy_switch;
 mod tests {
     use super::*;
     use crate::preprocess::{
-        DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Decoded, ImageError, Limits, Recipe,
+        Decoded, ImageError, Recipe,
         color::Rgb,
+        hostile::Noise,
         jpeg,
-        jpeg_samples::{Sample, noise},
+        jpeg_samples::{Sample, noise, recipe},
     };
     use trawl_common::{
-        bundle::{Centre, InputSpec, Interpolation, ResizeMode},
+        bundle::{InputSpec, Interpolation, ResizeMode},
         job::{Decode, Orient, Truncated},
     };
     use turbojpeg_sys as tj;
@@ -40,23 +41,11 @@ mod tests {
     }
 
     /// The whole image, at an eighth of its size or at all of it.
-    fn recipe(decode: Decode) -> Recipe {
-        let input = InputSpec {
-            crop: [16, 16],
-            resize: None,
-            resize_mode: ResizeMode::Squash,
-            interpolation: Interpolation::Bilinear,
-            fill: None,
-            centre: Centre::default(),
-            mean: [0.0; 3],
-            std: [1.0; 3],
-        };
-        let limits = Limits {
-            max_pixels: DEFAULT_MAX_PIXELS,
-            max_side: DEFAULT_MAX_SIDE,
-            max_frames: DEFAULT_MAX_FRAMES,
-        };
-        Recipe { input, decode, truncated: Truncated::Accept, orient: Orient::None, limits }
+    fn whole(decode: Decode) -> Recipe {
+        let recipe = recipe(Truncated::Accept, decode, Interpolation::Bilinear, 16);
+        let input =
+            InputSpec { crop: [16, 16], resize: None, resize_mode: ResizeMode::Squash, ..recipe.input };
+        Recipe { input, orient: Orient::None, ..recipe }
     }
 
     type Made = (Result<Decoded, ImageError>, Vec<u8>);
@@ -65,7 +54,7 @@ mod tests {
         let mut rgb = Rgb::default();
         // SAFETY: sets a flag of this thread.
         unsafe { trawl_jpeg_entropy_switch(c_int::from(ours)) };
-        let decoded = jpeg::decode(bytes, &recipe(decode), &mut rgb, &mut Vec::new());
+        let decoded = jpeg::decode(bytes, &whole(decode), &mut rgb, &mut Vec::new());
         // SAFETY: as above.
         unsafe { trawl_jpeg_entropy_switch(1) };
         (decoded, rgb.bytes)
@@ -120,13 +109,8 @@ mod tests {
     /// Full blocks, codes of every length, coefficients of every size: whatever random bits stand for.
     #[test]
     fn broken_images_break_the_same_way() {
-        let mut state = 0x1234_5678_9abc_def1_u64;
-        let mut below = |end: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % end as u64) as usize
-        };
+        let mut random = Noise(0x1234_5678_9abc_def1);
+        let mut below = |end: usize| (random.next() % end as u64) as usize;
         for sample in samples().filter(|sample| sample.quality != 30) {
             let whole = noise(&sample);
             let scan = whole.windows(2).position(|two| two == [0xff, 0xda]).unwrap() + 14;

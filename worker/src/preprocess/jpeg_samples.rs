@@ -1,6 +1,12 @@
-//! JPEGs that tests make for themselves: of any sampling, with edges and noise on all channels, so that one pixel's error shows.
+//! JPEGs that tests make for themselves: of any sampling, with edges and noise on all channels, so that one pixel's error
+//! shows. And what they are decoded by.
 
+use super::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits, Recipe};
 use std::ffi::c_int;
+use trawl_common::{
+    bundle::{Centre, InputSpec, Interpolation, ResizeMode},
+    job::{Decode, Orient, Truncated},
+};
 use turbojpeg_sys as tj;
 
 /// What a JPEG is like.
@@ -70,4 +76,26 @@ pub(super) fn noise(sample: &Sample) -> Vec<u8> {
         tj::tj3Destroy(handle);
         bytes
     }
+}
+
+/// The middle 24 x 24 of the image whose shorter side became `resize`.
+pub(super) fn recipe(
+    truncated: Truncated,
+    decode: Decode,
+    interpolation: Interpolation,
+    resize: u32,
+) -> Recipe {
+    let input = InputSpec {
+        crop: [24, 24],
+        resize: Some(resize.into()),
+        resize_mode: ResizeMode::Shortest,
+        interpolation,
+        fill: None,
+        centre: Centre::default(),
+        mean: [0.0; 3],
+        std: [1.0; 3],
+    };
+    let limits =
+        Limits { max_pixels: DEFAULT_MAX_PIXELS, max_side: DEFAULT_MAX_SIDE, max_frames: DEFAULT_MAX_FRAMES };
+    Recipe { input, decode, truncated, orient: Orient::Exif, limits }
 }

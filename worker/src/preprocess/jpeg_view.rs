@@ -84,37 +84,18 @@ fn scale_denominator(from: (u32, u32), to: (u32, u32)) -> u32 {
 #[cfg(test)]
 mod tests {
     use crate::preprocess::{
-        DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits, Recipe, Scratch,
-        jpeg_samples::{Sample, noise},
+        Scratch,
+        jpeg_samples::{Sample, noise, recipe},
         prepare,
     };
     use trawl_common::{
-        bundle::{Centre, InputSpec, Interpolation, ResizeMode},
-        job::{Decode, Orient, Truncated},
+        bundle::Interpolation,
+        job::{Decode, Truncated},
     };
     use turbojpeg_sys as tj;
 
     fn jpeg(sampling: tj::TJSAMP, progressive: bool, components: usize) -> Vec<u8> {
         noise(&Sample { sampling, progressive, components, ..Sample::default() })
-    }
-
-    fn recipe(truncated: Truncated, decode: Decode, interpolation: Interpolation, resize: u32) -> Recipe {
-        let input = InputSpec {
-            crop: [24, 24],
-            resize: Some(resize.into()),
-            resize_mode: ResizeMode::Shortest,
-            interpolation,
-            fill: None,
-            centre: Centre::default(),
-            mean: [0.0; 3],
-            std: [1.0; 3],
-        };
-        let limits = Limits {
-            max_pixels: DEFAULT_MAX_PIXELS,
-            max_side: DEFAULT_MAX_SIDE,
-            max_frames: DEFAULT_MAX_FRAMES,
-        };
-        Recipe { input, decode, truncated, orient: Orient::Exif, limits }
     }
 
     /// With `--truncated accept` all columns are made; the pixels must be the same.

@@ -62,9 +62,10 @@ pub(super) unsafe fn horizontal_rows(
             }
             index += 2;
         } else {
+            // Alone at the end, or before one with more or fewer groups: beside itself.
             // SAFETY: as above.
-            let pixels = unsafe { pixel_of_rows(from, in_stride, table, span) };
-            for (row, pixel) in pixels.iter().enumerate() {
+            let pixels = unsafe { two_pixels_of_rows([from; 2], in_stride, table, [span; 2]) };
+            for (row, pixel) in pixels[..ROWS].iter().enumerate() {
                 let at = row * out_stride + index * 3;
                 out[at..at + 3].copy_from_slice(&pixel[..3]);
             }
@@ -125,49 +126,6 @@ unsafe fn two_pixels_of_rows(
     let mut pixels = [[0; 4]; 2 * ROWS];
     // SAFETY: eight times four bytes.
     unsafe { _mm256_storeu_si256(pixels.as_mut_ptr().cast(), _mm256_packus_epi16(words.0, words.1)) };
-    pixels
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn pixel_of_rows(src: &[u8], in_stride: usize, table: &AxisTable, span: &Span) -> [[u8; 4]; ROWS] {
-    // Four pixels rgbrgbrgbrgb.... in both lanes -> 16-bit pairs r0r1 g0g1 b0b1 -- | r2r3 g2g3 b2b3 --.
-    let widen = _mm256_setr_epi8(
-        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, //
-        6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1,
-    );
-    // high0..3 low0..3 in both lanes -> the pair of taps 0,1 four times | the pair 2,3 four times.
-    let pick_high = _mm256_setr_epi8(
-        0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7,
-    );
-    let pick_low = _mm256_add_epi8(pick_high, _mm256_set1_epi8(8));
-
-    let mut high = [_mm256_setzero_si256(); ROWS];
-    let mut low = [_mm256_setzero_si256(); ROWS];
-    let split = &table.split[span.offset * 2..(span.offset + span.len.next_multiple_of(GROUP)) * 2];
-    for (group, parts) in split.chunks_exact(2 * GROUP).enumerate() {
-        // SAFETY: `parts` has 8 values, 16 bytes.
-        let both = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(parts.as_ptr().cast()) });
-        let weights_high = _mm256_shuffle_epi8(both, pick_high);
-        let weights_low = _mm256_shuffle_epi8(both, pick_low);
-        for row in 0..ROWS {
-            let at = src.as_ptr().wrapping_add(row * in_stride + group * GROUP * 3);
-            // SAFETY: within `src` and its slack, by this function's contract.
-            let bytes = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(at.cast()) });
-            let pairs = _mm256_shuffle_epi8(bytes, widen);
-            high[row] = _mm256_add_epi32(high[row], _mm256_madd_epi16(pairs, weights_high));
-            low[row] = _mm256_add_epi32(low[row], _mm256_madd_epi16(pairs, weights_low));
-        }
-    }
-    let mut pixels = [[0; 4]; ROWS];
-    for row in 0..ROWS {
-        let joined = _mm256_add_epi32(_mm256_slli_epi32::<{ SPLIT_BITS as i32 }>(high[row]), low[row]);
-        let sum = _mm_add_epi32(_mm256_castsi256_si128(joined), _mm256_extracti128_si256::<1>(joined));
-        let sum = _mm_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm_add_epi32(sum, _mm_set1_epi32(HALF)));
-        // Saturating packs are the clamp to 0..=255.
-        let words = _mm_packs_epi32(sum, sum);
-        pixels[row] = _mm_cvtsi128_si32(_mm_packus_epi16(words, words)).to_le_bytes();
-    }
     pixels
 }
 
