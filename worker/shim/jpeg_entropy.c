@@ -7,7 +7,8 @@
 //
 // What it does otherwise: eight bytes at once into the bit buffer where none of them is 0xff; a code and the bits of its
 // coefficient by one look into a table where both fit into LOOK bits (most do), and several codes by one look where nobody
-// wants the coefficients, as for an image of an eighth of its size; shifts of BMI2 where the CPU has them.
+// wants the coefficients, as for an image of an eighth of its size; shifts of BMI2 where the CPU has them; the last bytes of
+// an image, which may be all that a thumbnail has, from a copy behind which nothing has to be looked out for.
 // The linker takes this object for libjpeg-turbo's `jdhuff.o` because it comes first; a test holds it to that.
 #define jinit_huff_decoder trawl_jinit_turbo
 #include "jdhuff.c"
@@ -43,10 +44,23 @@ typedef struct {
   boolean made[NUM_HUFF_TBLS], skip_made[NUM_HUFF_TBLS];
 } looks;
 
-// libjpeg-turbo's decoder with the tables behind it.
+// BUFSIZE is more than a block can take, each byte stuffed (64 * 31 bits, twice), with what `refill` looks at beyond it.
+#define MOST_OF_MCU (BUFSIZE * D_MAX_BLOCKS_IN_MCU)
+// What `refill` looks at in one go.
+#define PADDING 16
+
+// A copy of the last bytes of a source that holds the whole image, as TurboJPEG's does, against the end of `bytes`. A
+// marker that no image has is behind them, where `refill` stops.
+typedef struct {
+  const JOCTET *end;
+  JOCTET bytes[MOST_OF_MCU + PADDING];
+} tail;
+
+// libjpeg-turbo's decoder with what is needed beside it.
 typedef struct {
   huff_entropy_decoder turbo;
   looks looks;
+  tail tail;
   boolean (*fast)(j_decompress_ptr, JBLOCKROW *);
 } decoder;
 
@@ -150,11 +164,24 @@ static inline __attribute__((always_inline)) int long_code(reader *r, const d_de
   return symbol;
 }
 
+// The source's next bytes, with as many behind them as an MCU and `refill` can want.
+static const JOCTET *next_bytes(tail *tail, const struct jpeg_source_mgr *source, int blocks) {
+  if (source->bytes_in_buffer >= BUFSIZE * (size_t)blocks) return source->next_input_byte;
+  const JOCTET *end = source->next_input_byte + source->bytes_in_buffer;
+  JOCTET *copy = tail->bytes + MOST_OF_MCU - source->bytes_in_buffer;
+  if (tail->end != end) {
+    memcpy(copy, source->next_input_byte, source->bytes_in_buffer);
+    tail->end = end;
+  }
+  return copy;
+}
+
 static inline __attribute__((always_inline)) boolean blocks(j_decompress_ptr cinfo, JBLOCKROW *mcu) {
   decoder *all = (decoder *)cinfo->entropy;
   huff_entropy_decoder *turbo = &all->turbo;
   int had = turbo->bitstate.bits_left;
-  reader r = {had ? (uint64_t)turbo->bitstate.get_buffer << (64 - had) : 0, had, cinfo->src->next_input_byte};
+  const JOCTET *from = next_bytes(&all->tail, cinfo->src, cinfo->blocks_in_MCU);
+  reader r = {had ? (uint64_t)turbo->bitstate.get_buffer << (64 - had) : 0, had, from};
   savable_state state = turbo->saved;
 
   for (int b = 0; b < cinfo->blocks_in_MCU; b++) {
@@ -223,8 +250,8 @@ static inline __attribute__((always_inline)) boolean blocks(j_decompress_ptr cin
     }
   }
 
-  cinfo->src->bytes_in_buffer -= (size_t)(r.next - cinfo->src->next_input_byte);
-  cinfo->src->next_input_byte = r.next;
+  cinfo->src->bytes_in_buffer -= (size_t)(r.next - from);
+  cinfo->src->next_input_byte += r.next - from;
   turbo->bitstate.get_buffer = r.count ? (bit_buf_type)(r.bits >> (64 - r.count)) : 0;
   turbo->bitstate.bits_left = r.count;
   turbo->saved = state;
@@ -242,10 +269,8 @@ __attribute__((target("bmi,bmi2"))) static boolean blocks_bmi2(j_decompress_ptr 
 static boolean decode_mcu_fast_or_turbo(j_decompress_ptr cinfo, JBLOCKROW *mcu) {
   decoder *all = (decoder *)cinfo->entropy;
   huff_entropy_decoder *turbo = &all->turbo;
-  // BUFSIZE is more than a block can take, each byte stuffed (64 * 31 bits, twice), with what `refill` looks at beyond it.
   boolean plain = (!cinfo->restart_interval || turbo->restarts_to_go) && !cinfo->unread_marker &&
-                  !turbo->pub.insufficient_data &&
-                  cinfo->src->bytes_in_buffer >= BUFSIZE * (size_t)cinfo->blocks_in_MCU;
+                  !turbo->pub.insufficient_data;
   if (!plain || !all->fast(cinfo, mcu)) return decode_mcu(cinfo, mcu);
   if (cinfo->restart_interval) turbo->restarts_to_go--;
   return TRUE;
@@ -272,6 +297,8 @@ GLOBAL(void) jinit_huff_decoder(j_decompress_ptr cinfo) {
   cinfo->entropy = &all->turbo.pub;
   all->turbo.pub.start_pass = start_pass;
   all->turbo.pub.decode_mcu = decode_mcu_fast_or_turbo;
+  all->tail.end = NULL;
+  memset(all->tail.bytes + MOST_OF_MCU, 0xff, PADDING);
   all->fast = blocks_anywhere;
 #ifdef __x86_64__
   if (__builtin_cpu_supports("bmi2") && __builtin_cpu_supports("bmi")) all->fast = blocks_bmi2;

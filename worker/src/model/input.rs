@@ -1,11 +1,11 @@
 //! Input: the pixels of a micro-batch become the tensor that a module is run on.
 //!
-//! Between decode's bytes and the forward pass. On the CPU a table of 256 entries a channel normalises them straight into
-//! channels-last memory, the layout in which convolutions are quickest (1.3 to 1.6 times, measured). For a CUDA device
+//! Between decode's bytes and the forward pass. On the CPU they are normalised straight into channels-last memory,
+//! the layout in which convolutions are quickest (1.3 to 1.6 times, measured). For a CUDA device
 //! they are put as bytes into page-locked memory, copied without waiting, and normalised there. Both give the very
 //! floats of torchvision's `ToTensor` and `Normalize`. Must never hand out memory that a pass still reads.
 
-use super::{ModelError, network::forward};
+use super::{ModelError, network::forward, normalise::Normalise};
 use std::cell::RefCell;
 use tch::{Kind, TchError, Tensor};
 use trawl_common::bundle::InputSpec;
@@ -62,7 +62,7 @@ impl Constants {
 pub(super) struct Input {
     device: tch::Device,
     kind: Kind,
-    table: Box<[[f32; 256]; 3]>,
+    normalise: Normalise,
     /// Where the model runs on a device: what its pixels are normalised with, there.
     on_device: Option<Constants>,
     /// Height and width, in pixels.
@@ -78,7 +78,7 @@ impl Input {
         let constants = || Constants::new(spec, device).map_err(|e| forward(&e));
         let on_device = (device != tch::Device::Cpu).then(constants).transpose()?;
         let crop = spec.crop.map(|side| side as usize);
-        Ok(Self { device, kind: Kind::Float, table: table(spec), crop, on_device })
+        Ok(Self { device, kind: Kind::Float, normalise: Normalise::new(spec), crop, on_device })
     }
 
     /// In another precision, on its device.
@@ -120,7 +120,7 @@ impl Input {
             let pixels = height * width;
             floats.resize(images.len() * pixels * 3, 0.0);
             for (image, slot) in images.iter().zip(floats.chunks_exact_mut(pixels * 3)) {
-                self.normalise(image, slot);
+                self.normalise.apply(image, slot);
             }
             let (n, h, w) = (images.len() as i64, height as i64, width as i64);
             // SAFETY: `floats` has n*h*w*3 floats and outlives the tensor, which is dropped (with what the
@@ -168,28 +168,6 @@ impl Input {
         let _same = x.f_divide_(&constants.scale)?.f_subtract_(&constants.mean)?.f_divide_(&constants.std)?;
         Ok(run(&x.f_to_kind(self.kind)?))
     }
-
-    fn normalise(&self, image: &[u8], slot: &mut [f32]) {
-        debug_assert_eq!(image.len(), slot.len());
-        let [red, green, blue] = &*self.table;
-        for (rgb, out) in image.chunks_exact(3).zip(slot.chunks_exact_mut(3)) {
-            out[0] = red[usize::from(rgb[0])];
-            out[1] = green[usize::from(rgb[1])];
-            out[2] = blue[usize::from(rgb[2])];
-        }
-    }
-}
-
-/// `(value / 255 - mean) / std` for each of 256 values and three channels, in the order and the precision
-/// of torchvision's `ToTensor` and `Normalize`, so that the floats are the same to the last bit.
-fn table(input: &InputSpec) -> Box<[[f32; 256]; 3]> {
-    let mut table = Box::new([[0.0; 256]; 3]);
-    for (channel, row) in table.iter_mut().enumerate() {
-        for (value, entry) in (0_u8..=255).zip(row.iter_mut()) {
-            *entry = (f32::from(value) / 255.0 - input.mean[channel]) / input.std[channel];
-        }
-    }
-    table
 }
 
 #[cfg(test)]

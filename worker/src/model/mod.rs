@@ -9,6 +9,7 @@ pub mod exported;
 pub mod fake;
 mod input;
 pub mod network;
+mod normalise;
 pub mod output;
 mod passes;
 #[cfg(test)]
