@@ -1,10 +1,11 @@
 //! Folders as a store: keys are `/`-separated paths below a root.
 //!
 //! A put writes to a temporary name in the same folder and renames, a create-only put links, and both are
-//! flushed down to the folder before they return. Listing is in [`walk`]. Every call into the file system
-//! runs on a blocking thread. It must never follow a key out of its root, and never open what is no
+//! flushed down to the folder before they return. Listing is in [`walk`], and how files are read together in
+//! [`gathered`]. Every call into the file system runs on a blocking thread. It must never follow a key out of its root, and never open what is no
 //! regular file (a FIFO would hang the thread).
 
+mod gathered;
 mod walk;
 
 use super::{ListPage, Object, ObjectMeta, Passing, PutOutcome, Storage, StorageError};
@@ -14,7 +15,9 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
+use gathered::Gathered;
 use std::{
+    fmt,
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -34,10 +37,17 @@ const TEMPORARY_PREFIX: &str = ".trawl-tmp-";
 const TEMPORARY_ATTEMPTS: usize = 1000;
 
 /// A folder.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LocalStorage {
     root: Arc<Path>,
     name: Arc<str>,
+    reads: Arc<Gathered>,
+}
+
+impl fmt::Debug for LocalStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalStorage").field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 impl LocalStorage {
@@ -45,7 +55,7 @@ impl LocalStorage {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
         let name = format!("file://{}", root.to_string_lossy().trim_end_matches('/'));
-        Self { root: root.into(), name: name.into() }
+        Self { root: root.into(), name: name.into(), reads: Arc::default() }
     }
 
     fn path(&self, key: &str) -> Result<PathBuf, StorageError> {
@@ -90,10 +100,13 @@ impl LocalStorage {
         let path = self.path(key)?;
         let (store, key) = (self.clone(), key.to_owned());
         let task = tokio::task::spawn_blocking(move || work(&store, &key, &path));
-        task.await.unwrap_or_else(|error| {
-            let (store, key) = (self.name.to_string(), String::new());
-            Err(StorageError::Other { store, key, reason: format!("the file task ended early: {error}") })
-        })
+        task.await.unwrap_or_else(|error| Err(self.ended_early(&error.to_string())))
+    }
+
+    /// The error of a call whose thread did not come to its end.
+    fn ended_early(&self, why: &str) -> StorageError {
+        let (store, key) = (self.name.to_string(), String::new());
+        StorageError::Other { store, key, reason: format!("the file task ended early: {why}") }
     }
 
     /// Opens a regular file for reading; anything else that is there is no object.
@@ -301,16 +314,17 @@ impl Storage for LocalStorage {
     }
 
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
-        self.blocking(key, move |store, key, path| {
-            let (file, metadata) = store.open(key, path)?;
+        let (path, store, key) = (self.path(key)?, self.clone(), key.to_owned());
+        let read = self.reads.read(move || {
+            let (file, metadata) = store.open(&key, &path)?;
             let size = metadata.len();
             if size > max_bytes {
                 let key = path.to_string_lossy().into_owned();
                 return Err(StorageError::TooLarge { key, size, limit: max_bytes });
             }
-            Ok(Object { bytes: store.read_exactly(key, file, size)?, size, etag: Some(etag(&metadata)) })
-        })
-        .await
+            Ok(Object { bytes: store.read_exactly(&key, file, size)?, size, etag: Some(etag(&metadata)) })
+        });
+        read.await.unwrap_or_else(|| Err(self.ended_early("its runtime ends")))
     }
 
     async fn get_suffix(&self, key: &str, len: u64) -> Result<Object, StorageError> {
