@@ -55,7 +55,7 @@ fn predictions_are_those_of_python() {
     let rows: Vec<Vec<f32>> = pixels
         .chunks(7)
         .flat_map(|images| {
-            let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
+            let images: Vec<&[u8]> = images.iter().map(|slot| &**slot).collect();
             let outputs = model.forward(&images).unwrap();
             outputs.rows().map(<[f32]>::to_vec).collect::<Vec<_>>()
         })

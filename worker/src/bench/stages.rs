@@ -7,7 +7,7 @@ use super::{
 use crate::{
     model::{LoadedModel, OutputTensor, Outputs, network, output},
     pipeline::sizing::WORTH,
-    preprocess::{self, Placement, Recipe, Scratch},
+    preprocess::{self, Placement, Recipe, Scratch, Slot},
 };
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -46,7 +46,7 @@ pub struct Usable {
     /// They themselves; never empty.
     pub files: Vec<Bytes>,
     /// Pixels of some of them.
-    pub pixels: Vec<Vec<u8>>,
+    pub pixels: Vec<Slot>,
     /// Images of the sample that have no pixels.
     pub unusable: Failed,
 }
@@ -101,14 +101,14 @@ pub fn decode(files: &[Bytes], recipe: &Recipe, threads: usize, patience: Durati
 /// What the model raises.
 pub fn forward(
     model: &LoadedModel,
-    pixels: &[Vec<u8>],
+    pixels: &[Slot],
     threads: usize,
     sizes: &[usize],
     patience: Duration,
 ) -> Result<Vec<(usize, Speed)>> {
     let mut measured: Vec<(usize, Speed)> = Vec::new();
     for &size in sizes {
-        let images: Vec<&[u8]> = pixels.iter().cycle().take(size).map(Vec::as_slice).collect();
+        let images: Vec<&[u8]> = pixels.iter().cycle().take(size).map(|slot| &**slot).collect();
         let lane = AtomicUsize::new(0);
         let speed = together(threads, patience, || {
             network::prepare_thread();

@@ -204,7 +204,8 @@ fn a_fast_decode_is_close() {
         let fast = Recipe { decode: Decode::Fast, ..exact.clone() };
         let (a, b) =
             (outcome(&bytes, &exact, &mut scratch).unwrap(), outcome(&bytes, &fast, &mut scratch).unwrap());
-        let difference: u64 = a.pixels.iter().zip(&b.pixels).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+        let difference: u64 =
+            a.pixels.iter().zip(b.pixels.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
         let mean = difference as f64 / a.pixels.len() as f64;
         assert!(mean < 8.0, "{name}: {mean} levels on average");
         assert_eq!((a.width, a.height), (b.width, b.height));

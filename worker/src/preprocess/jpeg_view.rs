@@ -158,7 +158,7 @@ mod tests {
         for turn in 1..=8 {
             let bytes = turned(&bytes, turn);
             let (exact, fast) = (pixels(&bytes, Decode::Exact), pixels(&bytes, Decode::Fast));
-            let off: u32 = exact.iter().zip(&fast).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+            let off: u32 = exact.iter().zip(fast.iter()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
             let mean = f64::from(off) / exact.len() as f64;
             assert!(mean < 2.5, "turn {turn}: {mean} levels on average");
         }

@@ -46,6 +46,7 @@ mod orient;
 mod placement;
 mod png;
 mod resample;
+mod slots;
 mod sniff;
 mod tiff;
 mod webp;
@@ -58,15 +59,18 @@ mod jpeg_samples;
 pub use limits::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE, Limits};
 
 pub use placement::Placement;
+pub use slots::Slot;
 
 use color::Rgb;
 use geometry::Plan;
 use orient::Orientation;
 use resample::{Axis, Resampler, Shrunk, Source, Target};
+use slots::Slots;
 use sniff::Format;
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 use trawl_common::{
     bundle::InputSpec,
@@ -97,7 +101,7 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     /// `crop[0] * crop[1] * 3` bytes: rows from the top, pixels from the left, RGB.
-    pub pixels: Vec<u8>,
+    pub pixels: Slot,
     /// Pixels in a row, as stored in the file: before any turn or resize.
     pub width: u32,
     /// Rows, as stored in the file.
@@ -144,6 +148,7 @@ pub struct Scratch {
     turned: Rgb,
     raw: Vec<u8>,
     resampler: Resampler,
+    slots: Arc<Slots>,
 }
 
 impl Scratch {
@@ -220,7 +225,7 @@ fn prepare_unguarded(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Re
 ///
 /// # Panics
 /// If nothing was decoded before.
-pub fn resize_again(recipe: &Recipe, scratch: &mut Scratch) -> Vec<u8> {
+pub fn resize_again(recipe: &Recipe, scratch: &mut Scratch) -> Slot {
     let (width, height) = (scratch.decoded.width, scratch.decoded.height);
     assert!(width > 0 && height > 0, "nothing was decoded before");
     resize_and_crop(&Decoded::whole(width, height, false, Orientation::Upright), recipe, scratch).0
@@ -241,12 +246,15 @@ fn decode(bytes: &[u8], recipe: &Recipe, scratch: &mut Scratch) -> Result<Decode
 }
 
 /// The scratch holds what was decoded, upright.
-fn resize_and_crop(decoded: &Decoded, recipe: &Recipe, scratch: &mut Scratch) -> (Vec<u8>, Placement) {
+fn resize_and_crop(decoded: &Decoded, recipe: &Recipe, scratch: &mut Scratch) -> (Slot, Placement) {
     let [crop_height, crop_width] = recipe.input.crop;
     let (width, height) = decoded.orientation.applied_to(decoded.width, decoded.height);
     let plan = Plan::new(width, height, &recipe.input);
     let stride = crop_width as usize * 3;
-    let mut pixels = plan.fill.repeat(stride / 3 * crop_height as usize);
+    let mut pixels = scratch.slots.take(stride * crop_height as usize);
+    if (plan.window.width, plan.window.height) != (crop_width, crop_height) {
+        pixels.as_chunks_mut().0.fill(plan.fill);
+    }
     let start = plan.at.1 as usize * stride + plan.at.0 as usize * 3;
     let there = &scratch.decoded;
     let (across, down) = axes(decoded, (there.width, there.height));
