@@ -7,8 +7,8 @@
 //
 // What it does otherwise: eight bytes at once into the bit buffer where none of them is 0xff; a code and the bits of its
 // coefficient by one look into a table where both fit into LOOK bits (most do), and several codes by one look where nobody
-// wants the coefficients, as for an image of an eighth of its size; shifts of BMI2 where the CPU has them; the last bytes of
-// an image, which may be all that a thumbnail has, from a copy behind which nothing has to be looked out for.
+// wants the coefficients, as for an image of an eighth of its size; shifts of BMI2 where the CPU has them; bytes near the
+// end, of which a thumbnail has no others, from a copy behind which nothing has to be looked out for.
 // The linker takes this object for libjpeg-turbo's `jdhuff.o` because it comes first; a test holds it to that.
 #define jinit_huff_decoder trawl_jinit_turbo
 #include "jdhuff.c"
@@ -48,6 +48,11 @@ typedef struct {
 #define MOST_OF_MCU (BUFSIZE * D_MAX_BLOCKS_IN_MCU)
 // What `refill` looks at in one go.
 #define PADDING 16
+// The last MCUs of a scan are libjpeg-turbo's. Bytes that no MCU needs, of which only a broken image has any, are found, and
+// warned of, if they are not in the bit buffer yet at the end, and how far that is filled ahead depends on where it was
+// filled before. Once both ways of filling it come to want bytes at the same bit they go on alike, which mostly takes a few
+// dozen bytes.
+#define LEFT_TO_TURBO 16
 
 // A copy of the last bytes of a source that holds the whole image, as TurboJPEG's does, against the end of `bytes`. A
 // marker that no image has is behind them, where `refill` stops.
@@ -61,6 +66,8 @@ typedef struct {
   huff_entropy_decoder turbo;
   looks looks;
   tail tail;
+  // MCUs of this scan that were not asked for yet.
+  int64_t left;
   boolean (*fast)(j_decompress_ptr, JBLOCKROW *);
 } decoder;
 
@@ -269,8 +276,8 @@ __attribute__((target("bmi,bmi2"))) static boolean blocks_bmi2(j_decompress_ptr 
 static boolean decode_mcu_fast_or_turbo(j_decompress_ptr cinfo, JBLOCKROW *mcu) {
   decoder *all = (decoder *)cinfo->entropy;
   huff_entropy_decoder *turbo = &all->turbo;
-  boolean plain = (!cinfo->restart_interval || turbo->restarts_to_go) && !cinfo->unread_marker &&
-                  !turbo->pub.insufficient_data;
+  boolean plain = all->left-- > LEFT_TO_TURBO && (!cinfo->restart_interval || turbo->restarts_to_go) &&
+                  !cinfo->unread_marker && !turbo->pub.insufficient_data;
   if (!plain || !all->fast(cinfo, mcu)) return decode_mcu(cinfo, mcu);
   if (cinfo->restart_interval) turbo->restarts_to_go--;
   return TRUE;
@@ -279,6 +286,7 @@ static boolean decode_mcu_fast_or_turbo(j_decompress_ptr cinfo, JBLOCKROW *mcu) 
 static void start_pass(j_decompress_ptr cinfo) {
   start_pass_huff_decoder(cinfo);
   decoder *all = (decoder *)cinfo->entropy;
+  all->left = (int64_t)cinfo->MCUs_per_row * cinfo->MCU_rows_in_scan;
   memset(all->looks.made, 0, sizeof all->looks.made);
   memset(all->looks.skip_made, 0, sizeof all->looks.skip_made);
   for (int c = 0; c < cinfo->comps_in_scan; c++) {

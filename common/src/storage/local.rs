@@ -2,8 +2,8 @@
 //!
 //! A put writes to a temporary name in the same folder and renames, a create-only put links, and both are
 //! flushed down to the folder before they return. Listing is in [`walk`], and how files are read together in
-//! [`gathered`]. Every call into the file system runs on a blocking thread. It must never follow a key out of its root, and never open what is no
-//! regular file (a FIFO would hang the thread).
+//! [`gathered`]. Every call into the file system runs on a blocking thread. It must never follow a key out
+//! of its root, and never open what is no regular file (a FIFO would hang the thread).
 
 mod gathered;
 mod walk;

@@ -108,14 +108,17 @@ pub fn forward(
 ) -> Result<Vec<(usize, Speed)>> {
     let mut measured: Vec<(usize, Speed)> = Vec::new();
     for &size in sizes {
-        let images: Vec<&[u8]> = pixels.iter().cycle().take(size).map(|slot| &**slot).collect();
-        let lane = AtomicUsize::new(0);
+        let (lane, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let speed = together(threads, patience, || {
             network::prepare_thread();
-            let (images, replica) = (&images, lane.fetch_add(1, Ordering::Relaxed) % model.replicas.len());
+            let (taken, replica) = (&taken, lane.fetch_add(1, Ordering::Relaxed) % model.replicas.len());
             move || {
-                model.replicas[replica].forward(images)?;
-                Ok(images.len())
+                // Others each time, as in a run: the same ones again would be in the core's caches.
+                let first = taken.fetch_add(size, Ordering::Relaxed);
+                let images: Vec<&[u8]> =
+                    (first..first + size).map(|at| &*pixels[at % pixels.len()]).collect();
+                model.replicas[replica].forward(&images)?;
+                Ok(size)
             }
         })?;
         measured.push((size, speed));

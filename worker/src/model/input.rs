@@ -173,20 +173,11 @@ impl Input {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trawl_common::bundle::{Centre, Interpolation, ResizeMode};
+    use crate::model::normalise::tests::spec;
 
     #[test]
     fn bytes_that_are_normalised_on_the_device_are_the_same_floats() {
-        let spec = InputSpec {
-            crop: [16, 16],
-            resize: Some(16.into()),
-            resize_mode: ResizeMode::Shortest,
-            interpolation: Interpolation::Bilinear,
-            fill: None,
-            centre: Centre::default(),
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-        };
+        let spec = spec([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
         // Every value in every channel.
         let images: Vec<Vec<u8>> =
             (0..3).map(|i| (0..16 * 16 * 3).map(|at| ((at / 3 + i * 7) % 256) as u8).collect()).collect();

@@ -127,12 +127,13 @@ fn quotient(dividend: f32, divisor: f32, inverse: f32) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use trawl_common::bundle::{Centre, Interpolation, ResizeMode};
 
-    fn with(mean: [f32; 3], std: [f32; 3]) -> Normalise {
-        Normalise::new(&InputSpec {
+    /// An input of 16 pixels a side.
+    pub fn spec(mean: [f32; 3], std: [f32; 3]) -> InputSpec {
+        InputSpec {
             crop: [16, 16],
             resize: Some(16.into()),
             resize_mode: ResizeMode::Shortest,
@@ -141,7 +142,11 @@ mod tests {
             centre: Centre::default(),
             mean,
             std,
-        })
+        }
+    }
+
+    fn with(mean: [f32; 3], std: [f32; 3]) -> Normalise {
+        Normalise::new(&spec(mean, std))
     }
 
     /// Every value in every channel and at every place of a step, with pixels left over.
