@@ -9,16 +9,28 @@ use std::{
 };
 
 /// The shim's own files: what is compiled, and what else a change of must compile it again.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 9] = [
     "shim/module.cpp",
     "shim/outputs.cpp",
     "shim/exported.cpp",
     "shim/passes.cpp",
+    "shim/convolution.cpp",
+    "shim/fuse.cpp",
     "shim/in_place.cpp",
+    "shim/shapes.cpp",
     "shim/device.cpp",
 ];
-const HEADERS: [&str; 6] =
-    ["shim/shim.h", "shim/engine.h", "shim/guard.h", "shim/outputs.h", "shim/passes.h", "shim/in_place.h"];
+const HEADERS: [&str; 9] = [
+    "shim/shim.h",
+    "shim/engine.h",
+    "shim/guard.h",
+    "shim/outputs.h",
+    "shim/passes.h",
+    "shim/convolution.h",
+    "shim/fuse.h",
+    "shim/in_place.h",
+    "shim/shapes.h",
+];
 
 /// The entropy decoding of JPEG, in place of libjpeg-turbo's.
 const JPEG: &str = "shim/jpeg_entropy.c";

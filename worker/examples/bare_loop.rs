@@ -36,6 +36,9 @@ struct Options {
     /// Turns; the median is shown.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     turns: u16,
+    /// Only with the graph passes, or only without: for a profile.
+    #[arg(long)]
+    graph_passes: Option<GraphPasses>,
     /// Logs what the graph passes did.
     #[arg(short, long)]
     verbose: bool,
@@ -59,6 +62,9 @@ fn main() -> anyhow::Result<()> {
     for path in std::iter::once(&options.bundle).chain(&options.others) {
         let spec = BundleSpec::read(path)?;
         for passes in [GraphPasses::Off, GraphPasses::On] {
+            if options.graph_passes.is_some_and(|only| only != passes) {
+                continue;
+            }
             let model = model::load(path, &spec, Device::Cpu, Precision::Fp32, passes, None)
                 .with_context(|| format!("{}", path.display()))?;
             let name = format!("{} {passes:?}", path.display());

@@ -3,17 +3,17 @@
 //
 // Two things must hold. Nobody else may see the operand: it is memory of its own (made by an operation that always
 // allocates, in the same block), and its other readers have run by then and gave no view of it. That is proved from
-// the graph. And the result must have the operand's shape and type, or libtorch would refuse: that is looked up in one
+// the graph. And the result must have the operand's shape and type, or libtorch would refuse: that was looked up in a
 // run. Whatever is not on the lists below stays as it is; so do inputs, constants, attributes and what is in a loop.
 
 #include "in_place.h"
 
+#include "fuse.h"
+
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
-#include <torch/csrc/jit/runtime/interpreter.h>
 
 #include <string>
-#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -48,7 +48,7 @@ std::string name_of(const Node* node) {
 
 bool only_reads(const Node* node) {
   const auto name = name_of(node);
-  return overwriting().count(name) || allocating().count(name);
+  return overwriting().count(name) || allocating().count(name) || is_fused(node);
 }
 
 bool is_overwriting_form(const std::string& name) {
@@ -68,46 +68,34 @@ bool is_last_reader(Value* value, Node* node) {
   return own == 1;
 }
 
-// Those of `nodes` whose result has the shape and the type of the first operand, in a run of a copy of the graph that
-// gives shapes and types instead of its outputs.
-std::unordered_set<const Node*> keep_shape(const std::shared_ptr<Graph>& graph, const std::vector<Node*>& nodes, const Stack& example) {
-  auto copy = std::make_shared<Graph>();
-  std::unordered_map<Value*, Value*> copied;
-  for (Value* input : graph->inputs()) copied[input] = copy->addInput()->copyMetadata(input);
-  for (Node* node : graph->nodes()) {
-    Node* twin = copy->insertNode(copy->createClone(node, [&](Value* value) { return copied.at(value); }));
-    for (size_t i = 0; i < node->outputs().size(); ++i) copied[node->output(i)] = twin->output(i);
-  }
-  for (Node* node : nodes) {
-    for (Value* value : {node->input(0), node->output()}) {
-      // Where it is made: what overwrites it later may change its shape.
-      Value* twin = copied.at(value);
-      WithInsertPoint at(twin->node()->kind() == prim::Param ? *copy->nodes().begin() : twin->node()->next());
-      copy->registerOutput(copy->insert(aten::size, {twin}));
-      copy->registerOutput(copy->insert(prim::dtype, {twin}));
-    }
-  }
-  Stack stack = example;
-  InterpreterState(Code(copy, "shapes")).run(stack);
-  std::unordered_set<const Node*> keeping;
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    const auto seen = &stack.at(4 * i);
-    if (seen[0].toIntVector() == seen[2].toIntVector() && seen[1].toInt() == seen[3].toInt()) keeping.insert(nodes[i]);
-  }
-  return keeping;
+// Which operand `node` can overwrite; a sum inside a convolution is made in what is added.
+size_t operand_at(const Node* node) {
+  return is_fused_sum(node) ? 1 : 0;
+}
+
+// Whether the result of `node` has the shape and the type of what it would overwrite.
+bool keeps_shape(const Node* node, const Shapes& shapes) {
+  if (node->inputs().empty()) return false;
+  auto operand = shapes.find(node->input(operand_at(node))), result = shapes.find(node->output());
+  return operand != shapes.end() && result != shapes.end() && operand->second == result->second;
+}
+
+// The form of `node` that overwrites its operand, where it stands; null if there is none.
+Node* overwriting_form(const std::shared_ptr<Graph>& graph, Node* node) {
+  WithInsertPoint at(node);
+  std::vector<Value*> inputs(node->inputs().begin(), node->inputs().end());
+  std::swap(inputs[0], inputs[operand_at(node)]);
+  Node* form = graph->create(Symbol::fromQualString(std::string(node->kind().toQualString()) + "_"), inputs, 1);
+  form->output()->copyMetadata(node->output());
+  graph->insertNode(form);
+  if (form->maybeOperator() != nullptr) return form;
+  form->destroy();
+  return nullptr;
 }
 
 }  // namespace
 
-uint32_t overwrite(const std::shared_ptr<Graph>& graph, const Stack& example) {
-  std::vector<Node*> candidates;
-  for (Node* node : graph->nodes()) {
-    if (overwriting().count(name_of(node)) && node->outputs().size() == 1 && node->input(0)->type()->isSubtypeOf(*TensorType::get()) &&
-        node->output()->type()->isSubtypeOf(*TensorType::get())) {
-      candidates.push_back(node);
-    }
-  }
-  const auto keeping = keep_shape(graph, candidates, example);
+uint32_t overwrite(const std::shared_ptr<Graph>& graph, Shapes& shapes) {
   // Values whose memory is theirs alone.
   std::unordered_set<const Value*> owned;
   uint32_t overwritten = 0;
@@ -120,14 +108,11 @@ uint32_t overwrite(const std::shared_ptr<Graph>& graph, const Stack& example) {
       continue;
     }
     if (!only_reads(node) || node->outputs().size() != 1) continue;
-    if (keeping.count(node) && owned.count(node->input(0)) && is_last_reader(node->input(0), node)) {
-      WithInsertPoint at(node);
-      Node* form = graph->create(Symbol::aten(name + "_"), node->inputs(), 1);
-      form->output()->copyMetadata(node->output());
-      graph->insertNode(form);
-      if (form->maybeOperator() == nullptr) {
-        form->destroy();
-      } else {
+    const bool known = overwriting().count(name) || is_fused_sum(node);
+    Value* operand = known && keeps_shape(node, shapes) ? node->input(operand_at(node)) : nullptr;
+    if (operand && owned.count(operand) && is_last_reader(operand, node)) {
+      if (Node* form = overwriting_form(graph, node)) {
+        shapes[form->output()] = shapes.at(node->output());
         node->output()->replaceAllUsesWith(form->output());
         node->destroy();
         owned.insert(form->output());

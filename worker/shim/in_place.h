@@ -1,7 +1,7 @@
 // The pass of in_place.cpp, for passes.cpp.
 #pragma once
 
-#include <ATen/core/stack.h>
+#include "shapes.h"
 
 #include <cstdint>
 #include <memory>
@@ -12,8 +12,8 @@ struct Graph;
 
 namespace trawl {
 
-// Makes operations overwrite their first operand where nobody can tell; returns how many.
-// Runs the graph once on `example` to see shapes and types.
-uint32_t overwrite(const std::shared_ptr<torch::jit::Graph>& graph, const torch::jit::Stack& example);
+// Makes operations overwrite their first operand where nobody can tell; returns how many. What has no entry in `shapes`
+// is left alone; what is made has one then.
+uint32_t overwrite(const std::shared_ptr<torch::jit::Graph>& graph, Shapes& shapes);
 
 }  // namespace trawl

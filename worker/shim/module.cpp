@@ -59,12 +59,25 @@ char* trawl_load(const char* path, int device, trawl_module** out) {
 char* trawl_optimise(const trawl_module* from, uint32_t passes, const at::Tensor* example, int kind, trawl_module** out, trawl_counts* counts) {
   return trawl_guarded([&] {
     c10::NoGradGuard no_grad;
-    *counts = {};
-    auto frozen = std::make_unique<Script>(torch::jit::freeze_module(script(from)));
-    auto graph = forward_graph(frozen->module);
-    trawl::run_passes(graph, passes, {frozen->module._ivalue(), *example}, *counts);
-    if (kind >= 0) trawl::convert_constants(graph, static_cast<c10::ScalarType>(kind));
-    *out = frozen.release();
+    const auto optimised = [&](uint32_t some) {
+      *counts = {};
+      auto frozen = std::make_unique<Script>(torch::jit::freeze_module(script(from)));
+      auto graph = forward_graph(frozen->module);
+      trawl::run_passes(graph, some, {frozen->module._ivalue(), *example}, *counts);
+      if (kind >= 0) trawl::convert_constants(graph, static_cast<c10::ScalarType>(kind));
+      return frozen;
+    };
+    // What oneDNN was given cannot be converted any more.
+    if (kind >= 0) passes &= ~static_cast<uint32_t>(TRAWL_FUSE);
+    std::unique_ptr<Script> made;
+    try {
+      made = optimised(passes);
+    } catch (const std::exception&) {
+      // oneDNN's operations want batches of images, which a graph does not say; the others need not do without for that.
+      if (!(passes & TRAWL_FUSE)) throw;
+      made = optimised(passes & ~TRAWL_FUSE);
+    }
+    *out = made.release();
   });
 }
 

@@ -1,12 +1,14 @@
 // Makes the graph of a frozen TorchScript module faster without changing what it computes.
 //
 // Run once, when a model is loaded; torchscript.rs compares the result with the module as it came before a batch
-// sees it. PyTorch's own passes fold batch norm; the two of ours are what a hand-tuned network does besides: padding
-// inside the convolutions, and activations that overwrite their operand. Each refuses what it cannot prove; none may
-// write to a graph's input or to a constant, whose memory outlives the pass.
+// sees it. PyTorch's own passes fold batch norm; the three of ours are what a hand-tuned network does besides: padding
+// inside the convolutions, activations and sums inside them too, and those that are left over their operand. Each refuses what
+// it cannot prove; none may write to a graph's input or to a constant, whose memory outlives the pass.
 
 #include "passes.h"
 
+#include "convolution.h"
+#include "fuse.h"
 #include "in_place.h"
 
 #include <ATen/ATen.h>
@@ -76,19 +78,6 @@ uint32_t fold(std::shared_ptr<Graph>& graph) {
 
 // ---- padding
 
-// Where the arguments of a convolution are.
-struct ConvolutionInputs {
-  static constexpr size_t image = 0, weight = 1, stride = 3, padding = 4, dilation = 5;
-};
-
-using Ints = std::vector<int64_t>;
-
-std::optional<Ints> constant_ints(Value* value) {
-  auto constant = toIValue(value);
-  if (!constant || !constant->isIntList()) return std::nullopt;
-  return constant->toIntVector();
-}
-
 // Left, right, top and bottom of a padding with zeros of the two last dimensions.
 std::optional<Ints> zero_padding(Node* node) {
   static const auto pad = Symbol::aten("pad"), constant_pad = Symbol::aten("constant_pad_nd");
@@ -109,13 +98,6 @@ std::optional<Ints> zero_padding(Node* node) {
   return sides;
 }
 
-bool is_2d_convolution(Node* node) {
-  if (node->kind() == aten::conv2d) return true;
-  if (node->kind() != aten::_convolution) return false;
-  auto transposed = toIValue(node->input(6));
-  return transposed && transposed->isBool() && !transposed->toBool();
-}
-
 // Zeros that one side of a kernel of `dilation` gets so that padding by the larger of both sides does the same as
 // the two; at most one, since a larger kernel costs more than the padding did.
 struct Extension {
@@ -130,33 +112,29 @@ std::optional<Extension> extension(int64_t before, int64_t after, int64_t dilati
   return it;
 }
 
-bool pad_inside(Node* convolution) {
+bool pad_inside(Node* node) {
   using At = ConvolutionInputs;
-  if (!is_2d_convolution(convolution)) return false;
-  Node* pad = convolution->input(At::image)->node();
+  auto it = convolution(node);
+  if (!it) return false;
+  Node* pad = node->input(At::image)->node();
   auto sides = zero_padding(pad);
-  auto weight = toIValue(convolution->input(At::weight));
-  auto padding = constant_ints(convolution->input(At::padding));
-  auto dilation = constant_ints(convolution->input(At::dilation));
-  if (!sides || !weight || !weight->isTensor() || !padding || !dilation) return false;
-  auto kernel = weight->toTensor();
-  if (kernel.dim() != 4 || padding->size() != 2 || dilation->size() != 2 || pad->output()->uses().size() != 1) return false;
+  if (!sides || pad->output()->uses().size() != 1) return false;
   const Ints& s = *sides;
-  auto rows = extension(s[2] + padding->at(0), s[3] + padding->at(0), dilation->at(0));
-  auto columns = extension(s[0] + padding->at(1), s[1] + padding->at(1), dilation->at(1));
+  auto rows = extension(s[2] + it->padding[0], s[3] + it->padding[0], it->dilation[0]);
+  auto columns = extension(s[0] + it->padding[1], s[1] + it->padding[1], it->dilation[1]);
   if (!rows || !columns) return false;
-  WithInsertPoint at(convolution);
-  Graph& graph = *convolution->owningGraph();
+  WithInsertPoint at(node);
+  Graph& graph = *node->owningGraph();
   if (rows->before + rows->after + columns->before + columns->after > 0) {
     // A larger kernel costs as much more as it has more numbers. Where an input channel meets one output channel, or
     // there are as few as colours, the padding's own pass over the image costs more than that.
     constexpr int64_t few = 4;
-    if (kernel.size(1) > few) return false;
-    auto larger = at::constant_pad_nd(kernel, {columns->before, columns->after, rows->before, rows->after}, 0);
-    convolution->replaceInput(At::weight, graph.insertConstant(larger));
+    if (it->weight.size(1) > few) return false;
+    auto larger = at::constant_pad_nd(it->weight, {columns->before, columns->after, rows->before, rows->after}, 0);
+    node->replaceInput(At::weight, graph.insertConstant(larger));
   }
-  convolution->replaceInput(At::padding, graph.insertConstant(Ints{rows->padding, columns->padding}));
-  convolution->replaceInput(At::image, pad->input(0));
+  node->replaceInput(At::padding, graph.insertConstant(Ints{rows->padding, columns->padding}));
+  node->replaceInput(At::image, pad->input(0));
   pad->destroy();
   return true;
 }
@@ -183,8 +161,14 @@ void run_passes(std::shared_ptr<Graph>& graph, uint32_t passes, const Stack& exa
   }
   tidy(graph);
   if (passes & TRAWL_WRONG) spoil(graph);
+  std::vector<Convolution> convolutions;
+  if (passes & TRAWL_FUSE) convolutions = give_to_onednn(graph, example);
+  counts.fused = convolutions.size();
+  auto shapes = shapes_of(graph, example);
+  fuse_sums(graph, convolutions, shapes);
+  pack_weights(graph, convolutions, shapes);
   // Last: the others understand functional operations only.
-  if (passes & TRAWL_IN_PLACE) counts.in_place = overwrite(graph, example);
+  if (passes & TRAWL_IN_PLACE) counts.in_place = overwrite(graph, shapes);
   graph->lint();
 }
 

@@ -20,6 +20,7 @@ enum trawl_passes : uint32_t {
   TRAWL_FOLD = 1,          // batch norm, constants and dropout into the convolutions and linear layers beside them
   TRAWL_PAD = 2,           // a padding layer into the convolution behind it
   TRAWL_IN_PLACE = 4,      // activations, sums and products over their first operand
+  TRAWL_FUSE = 8,          // activations and sums into the convolution before them, on the CPU
   TRAWL_WRONG = 1u << 31,  // for tests: a pass that changes the result
 };
 
@@ -28,6 +29,7 @@ struct trawl_counts {
   uint32_t folded;    // operations that are gone
   uint32_t padded;    // padding layers that are gone
   uint32_t in_place;  // operations that overwrite their operand now
+  uint32_t fused;     // convolutions that are oneDNN's now, with what came behind them
 };
 
 // Where one tensor is looked for in what a model returns. With neither it must be the only one.

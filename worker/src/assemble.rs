@@ -103,8 +103,9 @@ pub fn pipeline(
     };
     let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
     let cache = args.cache_dir();
-    let knees =
-        Knees::of(&cache, format!("{} x{} {:?}", shown.join(","), settings.threads, args.graph_passes));
+    // Passes that do more make another size the best.
+    let passes = format!("{:?} {}", args.graph_passes, env!("TRAWL_SHIM_DIGEST"));
+    let knees = Knees::of(&cache, format!("{} x{} {passes}", shown.join(","), settings.threads));
     let (graph_passes, verdicts) = (args.graph_passes, Verdicts::of(&cache));
     let loader: Arc<dyn Loader> = Arc::new(TorchLoader { devices, graph_passes, verdicts });
     let meters = seams.meters;

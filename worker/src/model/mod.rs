@@ -7,6 +7,8 @@
 pub mod cuda;
 pub mod exported;
 pub mod fake;
+#[cfg(test)]
+mod fuse_tests;
 mod input;
 pub mod network;
 mod normalise;

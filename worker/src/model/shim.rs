@@ -20,9 +20,12 @@ use trawl_common::bundle::head::Slot;
 pub(super) struct Passes(u32);
 
 impl Passes {
-    /// Batch norm, constants and dropout into the layers beside them; padding into the convolutions; activations,
-    /// sums and products over their operand.
-    pub(super) const ALL: Self = Self(1 | 2 | 4);
+    /// Batch norm, constants and dropout into the layers beside them; padding, and on the CPU activations and sums, into
+    /// the convolutions; what is left of these, and products, over their operand.
+    pub(super) const ALL: Self = Self(1 | 2 | 4 | 8);
+    /// [`Self::ALL`] but what gives convolutions to oneDNN.
+    #[cfg(test)]
+    pub(super) const WITHOUT_ONEDNN: Self = Self(1 | 2 | 4);
     /// [`Self::ALL`] and one that changes the result.
     #[cfg(test)]
     pub(super) const WRONG: Self = Self(Self::ALL.0 | 1 << 31);
@@ -38,6 +41,8 @@ pub(super) struct Counts {
     pub(super) padded: u32,
     /// Operations that overwrite their operand.
     pub(super) in_place: u32,
+    /// Convolutions that are oneDNN's now, with the activations and sums behind them.
+    pub(super) fused: u32,
 }
 
 impl Counts {

@@ -136,6 +136,7 @@ fn compared(
     tracing::info!(
         folded = counts.folded,
         padding = counts.padded,
+        fused = counts.fused,
         in_place = counts.in_place,
         duration_ms = began.elapsed().as_millis() as u64,
         "graph passes applied: the answers are the same{}",

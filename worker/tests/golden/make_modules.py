@@ -106,6 +106,19 @@ class HalfInside(nn.Module):
         return self.conv(x) + x.double()
 
 
+class Unbatched(nn.Module):
+    """A convolution of one image instead of a batch of them, beside an ordinary one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        y = torch.relu(self.stem(x))
+        return (y + self.conv(torch.ones_like(y).mean(0))).mean((2, 3))
+
+
 class Parity(nn.Module):
     """Some of everything: batch norm, depthwise, residual, dropout, an activation that takes a limit."""
 
@@ -247,6 +260,7 @@ def main():
         "counts_calls": CountsCalls(),
         "dropout": Residual(True),
         "half_inside": HalfInside(),
+        "unbatched": Unbatched(),
     }
     for name, module in modules.items():
         torch.jit.save(torch.jit.script(module.eval()), str(OUT / f"{name}.pt"))
