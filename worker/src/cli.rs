@@ -21,11 +21,12 @@ use trawl_common::{
 
 /// The first size of a micro-batch on a CPU, and the largest that is tried: throughput is nearly flat from 4 to 64
 /// (EfficientNet-Lite0 and ResNet-50, measured), while the activations of each thread grow with it: two threads with 64
-/// images of EfficientNet-Lite0 take 1.6 GB, with 16 half a gigabyte.
-const CPU_MICRO_BATCH: Rule = Rule::Climb { start: 8, most: 16 };
+/// images of EfficientNet-Lite0 take 1.6 GB, with 16 half a gigabyte. A pass of the same size takes up to a tenth more or less
+/// on shared cores, so less than that is worth nothing.
+const CPU_MICRO_BATCH: Rule = Rule::Climb { start: 8, most: 16, worth: 0.1 };
 
 /// The same on a CUDA device: convolutions at 224 pixels fill an H100 at some hundreds.
-const CUDA_MICRO_BATCH: Rule = Rule::Climb { start: 64, most: 512 };
+const CUDA_MICRO_BATCH: Rule = Rule::Climb { start: 64, most: 512, worth: 0.04 };
 
 /// Runs a PyTorch vision model over batches of images
 #[derive(Debug, Parser)]

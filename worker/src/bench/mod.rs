@@ -125,7 +125,7 @@ impl Bench {
     ) -> Result<(Self, Value, Prediction)> {
         let devices = assemble::devices(&args.compute)?;
         let shown: Vec<String> = devices.iter().map(ToString::to_string).collect();
-        let sizes = sizes(args.compute.micro_batch_rule(&devices));
+        let rule = args.compute.micro_batch_rule(&devices);
         let on_cpu = devices == [crate::model::Device::Cpu];
         let lanes = if on_cpu { 0 } else { devices.len() * THREADS_PER_DEVICE };
         let began = Instant::now();
@@ -151,8 +151,8 @@ impl Bench {
         let images = stages::usable(&sample.files, &recipe)?;
         let bench = Self { model, recipe, images, threads, lanes, patience };
         let decode = bench.decode()?;
-        let forward = bench.forward(&sizes)?;
-        let best = stages::knee(&forward).context("a size was measured")?;
+        let forward = bench.forward(&sizes(rule))?;
+        let best = stages::knee(&forward, rule.worth()).context("a size was measured")?;
         let encode = stages::encode(&bench.model, patience)?;
         let (unusable, model) = (&bench.images.unusable, &bench.model);
         let prediction = Prediction {
@@ -213,7 +213,7 @@ impl Bench {
 fn sizes(rule: Rule) -> Vec<usize> {
     match rule {
         Rule::Fixed(size) => vec![size],
-        Rule::Climb { start, most } => {
+        Rule::Climb { start, most, .. } => {
             let first = (start / 2).max(1);
             std::iter::successors(Some(first), |size| Some(size * 2))
                 .take_while(|size| *size <= most)

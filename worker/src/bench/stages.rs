@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{
     model::{LoadedModel, OutputTensor, Outputs, network, output},
-    pipeline::sizing::WORTH,
     preprocess::{self, Placement, Recipe, Scratch, Slot},
 };
 use anyhow::{Context, Result, ensure};
@@ -29,8 +28,8 @@ use trawl_common::{
     },
 };
 
-/// How much more a larger size must give to be taken, as a worker's own search has it.
-const ENOUGH: f64 = 1.0 + WORTH;
+/// A size that gives so much less than the best one ends the measuring.
+const CLEARLY_WORSE: f64 = 1.1;
 
 /// Pixels that are kept for the forward passes, in images.
 const PIXELS_KEPT: usize = 256;
@@ -123,17 +122,17 @@ pub fn forward(
         })?;
         measured.push((size, speed));
         let best = measured.iter().map(|(_, speed)| speed.images_per_second).fold(0.0, f64::max);
-        if speed.images_per_second * ENOUGH * ENOUGH < best {
+        if speed.images_per_second * CLEARLY_WORSE < best {
             break;
         }
     }
     Ok(measured)
 }
 
-/// The smallest size beyond which nothing worth it is gained.
-pub fn knee(measured: &[(usize, Speed)]) -> Option<(usize, Speed)> {
+/// The smallest size beyond which no more than the share `worth` is gained, as a worker's own search has it.
+pub fn knee(measured: &[(usize, Speed)], worth: f64) -> Option<(usize, Speed)> {
     let best = measured.iter().map(|(_, speed)| speed.images_per_second).fold(0.0, f64::max);
-    measured.iter().find(|(_, speed)| speed.images_per_second * ENOUGH >= best).copied()
+    measured.iter().find(|(_, speed)| speed.images_per_second * (1.0 + worth) >= best).copied()
 }
 
 /// Encodes parts of the model's kind, on one thread.

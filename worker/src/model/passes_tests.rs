@@ -21,7 +21,7 @@ use trawl_common::{
     job::Precision,
 };
 
-pub(super) const SIDE: u32 = 32;
+const SIDE: u32 = 32;
 pub(super) const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 pub(super) fn spec() -> BundleSpec {

@@ -11,9 +11,6 @@ use std::time::Duration;
 /// Full micro-batches that are timed at each size; the first one there is not (fresh memory, a cold cache).
 const TIMED: usize = 4;
 
-/// An image must get cheaper by this share for a size to be worth its memory and its wait.
-pub const WORTH: f64 = 0.04;
-
 /// Micro-batches in a row that were not full, and the search ends where it is: the work does not come in such sizes.
 const RAGGED_AT_MOST: usize = 16;
 
@@ -22,7 +19,7 @@ const RAGGED_AT_MOST: usize = 16;
 const FITS_BEFORE_GROWTH: u32 = 64;
 
 /// How the size of a micro-batch is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule {
     /// The user's.
     Fixed(usize),
@@ -32,7 +29,19 @@ pub enum Rule {
         start: usize,
         /// No size above it is tried.
         most: usize,
+        /// The share by which an image must get cheaper for twice the size to be worth its memory and its wait.
+        worth: f64,
     },
+}
+
+impl Rule {
+    /// The share that twice a size must gain.
+    pub fn worth(self) -> f64 {
+        match self {
+            Self::Fixed(_) => 0.0,
+            Self::Climb { worth, .. } => worth,
+        }
+    }
 }
 
 /// The size of one model's micro-batches.
@@ -56,6 +65,7 @@ struct Search {
     best: Option<(usize, f64)>,
     start: usize,
     most: usize,
+    worth: f64,
 }
 
 /// What a pass showed.
@@ -73,8 +83,8 @@ impl Sizing {
         let (wanted, search) = match (rule, remembered) {
             (Rule::Fixed(size), _) => (size, None),
             (Rule::Climb { most, .. }, Some(size)) => (size.clamp(1, most), None),
-            (Rule::Climb { start, most }, None) => {
-                let search = Search { passes: Vec::new(), ragged: 0, best: None, start, most };
+            (Rule::Climb { start, most, worth }, None) => {
+                let search = Search { passes: Vec::new(), ragged: 0, best: None, start, most, worth };
                 (start.min(most), Some(search))
             }
         };
@@ -115,7 +125,7 @@ impl Sizing {
         let climbing = tried >= search.start;
         let better = match search.best {
             None => true,
-            Some((_, best)) if climbing => cost < best * (1.0 - WORTH),
+            Some((_, best)) if climbing => cost < best * (1.0 - search.worth),
             // Below the start: as good is better, for it needs less memory and fills sooner.
             Some((_, best)) => cost <= best,
         };
@@ -179,7 +189,7 @@ mod tests {
     }
 
     fn auto() -> Sizing {
-        Sizing::new(Rule::Climb { start: 16, most: 256 }, None)
+        Sizing::new(Rule::Climb { start: 16, most: 256, worth: 0.04 }, None)
     }
 
     #[test]
@@ -196,6 +206,15 @@ mod tests {
     }
 
     #[test]
+    fn a_size_is_taken_if_it_is_worth_what_the_rule_wants() {
+        let climbing = |worth| {
+            let sizing = Sizing::new(Rule::Climb { start: 8, most: 16, worth }, None);
+            climb(sizing, |n| if n > 8 { 0.93e-3 } else { 1e-3 + 1e-4 / n as f64 }).2
+        };
+        assert_eq!((climbing(0.04), climbing(0.1)), (16, 8));
+    }
+
+    #[test]
     fn it_ends_at_the_most_and_at_one() {
         assert_eq!(climb(auto(), |n| 1.0 / n as f64).2, 256);
         assert_eq!(climb(auto(), |n| n as f64).2, 1);
@@ -205,11 +224,11 @@ mod tests {
     fn given_and_remembered_sizes_are_kept() {
         for sizing in [
             Sizing::new(Rule::Fixed(24), Some(3)),
-            Sizing::new(Rule::Climb { start: 16, most: 64 }, Some(24)),
+            Sizing::new(Rule::Climb { start: 16, most: 64, worth: 0.04 }, Some(24)),
         ] {
             assert_eq!(climb(sizing, |n| 1.0 / n as f64), (vec![24], Found::Nothing, 24));
         }
-        assert_eq!(Sizing::new(Rule::Climb { start: 16, most: 64 }, Some(4096)).full(), 64);
+        assert_eq!(Sizing::new(Rule::Climb { start: 16, most: 64, worth: 0.04 }, Some(4096)).full(), 64);
     }
 
     #[test]
