@@ -74,7 +74,8 @@ fn a_job_is_seen_from_its_first_batch_to_long_after_redis_was_emptied() {
     scene.bucket.upload_images(&scene.input(), IMAGES);
     scene.bucket.upload([(format!("{}broken.png", scene.input()), b"no image".to_vec())]);
     let monitor = Monitor::start(&mut monitor_command(scene.stack, Some(TOKEN)), scene.dir.path());
-    let slow = make_model(&["--work", "8"]);
+    // Some seconds on the quickest machine: events come once a second at most.
+    let slow = make_model(&["--work", "60"]);
     let worker = scene.worker(&["--micro-batch", "4"]);
     let job = job_id(run(&mut scene.submit(&slow, &["--batch-size", "8"])));
 
