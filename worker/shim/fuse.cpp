@@ -14,7 +14,9 @@
 #include <torch/csrc/jit/passes/remove_mutation.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
+#include <algorithm>
 #include <string>
+#include <unordered_set>
 
 using namespace torch::jit;
 
@@ -24,7 +26,7 @@ namespace {
 // mkldnn::_convolution_pointwise(X, W, B, padding, stride, dilation, groups, attr, scalars, algorithm). Its overload
 // `binary` has another tensor behind X, and (binary_attr, alpha, unary_attr, unary_scalars, unary_algorithm) at the end.
 struct PointwiseInputs {
-  static constexpr size_t image = 0, weight = 1, activation = 7, count = 10, count_with_sum = 13;
+  static constexpr size_t image = 0, weight = 1, activation = 7, count_with_sum = 13;
 };
 
 const Symbol& pointwise() {
@@ -159,6 +161,14 @@ Value* added(const Convolution& it, Node* sum, const Shapes& shapes) {
   return other;
 }
 
+// Takes what is dead out of the graph, and out of the list.
+void tidy(const std::shared_ptr<Graph>& graph, std::vector<Convolution>& convolutions) {
+  EliminateDeadCode(graph);
+  const std::unordered_set<const Node*> alive(graph->nodes().begin(), graph->nodes().end());
+  const auto dead = [&](const Convolution& it) { return alive.count(it.node) == 0; };
+  convolutions.erase(std::remove_if(convolutions.begin(), convolutions.end(), dead), convolutions.end());
+}
+
 }  // namespace
 
 bool is_fused(const Node* node) {
@@ -191,7 +201,7 @@ std::vector<Convolution> give_to_onednn(const std::shared_ptr<Graph>& graph, con
     given.push_back(std::move(*it));
   }
   // With what they replace.
-  EliminateDeadCode(graph);
+  tidy(graph, given);
   return given;
 }
 
@@ -213,7 +223,7 @@ void fuse_sums(const std::shared_ptr<Graph>& graph, std::vector<Convolution>& co
     last->output()->replaceAllUsesWith(fused->output());
     it.node = fused;
   }
-  EliminateDeadCode(graph);
+  tidy(graph, convolutions);
 }
 
 void pack_weights(const std::shared_ptr<Graph>& graph, const std::vector<Convolution>& convolutions, const Shapes& shapes) {
