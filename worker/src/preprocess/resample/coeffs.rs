@@ -4,7 +4,11 @@
 //! fixed point, because bit equality of the pixels hangs on every one of them. Only the outputs that the
 //! crop keeps are made. Nothing here may depend on the pixels: a table is shared by all images of one shape.
 
+#[cfg(target_arch = "x86_64")]
+use super::digits::Digits;
 use super::shrunk::{Shrunk, Statistics};
+#[cfg(target_arch = "x86_64")]
+use std::cell::OnceCell;
 use trawl_common::bundle::Interpolation;
 
 /// Fixed-point bits of a weight: 32 less 8 for the pixel and 2 for overshoot of filters with negative lobes.
@@ -56,6 +60,9 @@ pub(super) struct AxisTable {
     /// alone.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub split: Vec<i16>,
+    /// For AVX-512 alone, once that has asked for them.
+    #[cfg(target_arch = "x86_64")]
+    digits: OnceCell<Option<Digits>>,
 }
 
 impl AxisTable {
@@ -66,6 +73,8 @@ impl AxisTable {
             spans: Vec::with_capacity(key.count as usize),
             weights: Vec::new(),
             split: Vec::new(),
+            #[cfg(target_arch = "x86_64")]
+            digits: OnceCell::new(),
         };
         let taps = Taps::of(&key);
         let mut weights = Vec::new();
@@ -97,9 +106,19 @@ impl AxisTable {
         (start, end)
     }
 
+    /// The weights' digits, if none has too many.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn digits(&self) -> Option<&Digits> {
+        self.digits.get_or_init(|| Digits::of(self)).as_ref()
+    }
+
     /// Bytes held, for the cache's bound.
     pub(super) fn bytes(&self) -> usize {
-        self.spans.len() * size_of::<Span>() + self.weights.len() * (size_of::<i32>() + 2 * size_of::<i16>())
+        let own = self.spans.len() * size_of::<Span>()
+            + self.weights.len() * (size_of::<i32>() + 2 * size_of::<i16>());
+        #[cfg(target_arch = "x86_64")]
+        let own = own + self.digits.get().and_then(Option::as_ref).map_or(0, Digits::bytes);
+        own
     }
 }
 

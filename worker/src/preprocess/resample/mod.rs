@@ -6,6 +6,7 @@
 //! inputs, so computing the crop alone gives the very pixels that resizing everything and cropping would.
 //! Must never depend on what was resized before: tables are cached by their complete key.
 
+mod code;
 mod coeffs;
 mod nearest;
 mod portable;
@@ -13,21 +14,21 @@ mod shrunk;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod digits;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+use code::{Code, horizontal_pass, vertical_pass};
 use coeffs::{AxisKey, AxisTable};
 pub(super) use shrunk::Shrunk;
 use std::rc::Rc;
 use trawl_common::bundle::Interpolation;
 
-#[cfg(target_arch = "x86_64")]
-use avx2 as vector;
-#[cfg(target_arch = "aarch64")]
-use neon as vector;
-
-/// Bytes that must follow the last pixel of an image: the vector code reads 16 bytes where it needs 3.
-pub(super) const OVERREAD: usize = 16;
+/// Bytes that must follow the last pixel of an image: vector code reads up to 64 bytes where it needs 3.
+pub(super) const OVERREAD: usize = 64;
 
 /// Tables kept for one thread: a corpus has a handful of shapes, two tables each.
 const MAX_TABLES: usize = 64;
@@ -99,8 +100,8 @@ pub(super) struct Resampler {
     /// Most recently used last.
     tables: Vec<Rc<AxisTable>>,
     between: Vec<u8>,
-    /// Set by tests to hold the portable code to the same results.
-    portable_only: bool,
+    /// What makes the pixels; tests hold each to the same ones.
+    code: Code,
 }
 
 impl Resampler {
@@ -158,15 +159,15 @@ impl Resampler {
                 filter,
             })
         });
-        let wide = self.wide();
+        let code = self.code;
         match (horizontal, vertical) {
             (Some(table), None) => {
                 let rows = &source.rgb[(window.y as usize - top) * stride..];
-                horizontal_pass(rows, stride, left, window.height as usize, &table, &mut target, wide);
+                horizontal_pass(rows, stride, left, window.height as usize, &table, &mut target, code);
             }
             (None, Some(table)) => {
                 let columns = &source.rgb[(window.x as usize - left) * 3..];
-                vertical_pass(columns, stride, top, window.width as usize * 3, &table, &mut target, wide);
+                vertical_pass(columns, stride, top, window.width as usize * 3, &table, &mut target, code);
             }
             (Some(across), Some(down)) => {
                 // Every byte that counts is written before it is read: a reused buffer's content does not matter.
@@ -177,7 +178,7 @@ impl Resampler {
                     between.resize(row_bytes * window.height as usize + OVERREAD, 0);
                     let mut middle = Target { rgb: &mut between, stride: row_bytes };
                     let columns = &source.rgb[(first - left) * 3..];
-                    vertical_pass(columns, stride, top, row_bytes, &down, &mut middle, wide);
+                    vertical_pass(columns, stride, top, row_bytes, &down, &mut middle, code);
                     horizontal_pass(
                         &between,
                         row_bytes,
@@ -185,7 +186,7 @@ impl Resampler {
                         window.height as usize,
                         &across,
                         &mut target,
-                        wide,
+                        code,
                     );
                 } else {
                     let (first, end) = down.input_range();
@@ -199,9 +200,9 @@ impl Resampler {
                         end - first,
                         &across,
                         &mut middle,
-                        wide,
+                        code,
                     );
-                    vertical_pass(&between, row_bytes, first, row_bytes, &down, &mut target, wide);
+                    vertical_pass(&between, row_bytes, first, row_bytes, &down, &mut target, code);
                 }
                 self.between = between;
             }
@@ -232,17 +233,6 @@ impl Resampler {
         }
         table
     }
-
-    /// Whether the vector code runs on this CPU.
-    fn wide(&self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        let there = is_x86_feature_detected!("avx2");
-        #[cfg(target_arch = "aarch64")]
-        let there = std::arch::is_aarch64_feature_detected!("neon");
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let there = false;
-        !self.portable_only && there
-    }
 }
 
 fn copy_rows(src: &[u8], stride: usize, window: Window, target: &mut Target<'_>) {
@@ -258,59 +248,6 @@ fn columns_first(from: (u32, u32), to: (u32, u32)) -> bool {
     let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
     let height = lost(from.1, to.1);
     height > 0 && height > 2 * lost(from.0, to.0)
-}
-
-/// The rows of `src` begin at input column `first`.
-fn horizontal_pass(
-    src: &[u8],
-    stride: usize,
-    first: usize,
-    rows: usize,
-    table: &AxisTable,
-    target: &mut Target<'_>,
-    wide: bool,
-) {
-    let mut row = 0;
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    if wide {
-        while row + vector::ROWS <= rows {
-            let out = &mut target.rgb[row * target.stride..];
-            // SAFETY: `wide` says that the CPU can; `src` has all rows and OVERREAD bytes more: `resize` saw to it.
-            unsafe {
-                vector::horizontal_rows(&src[row * stride..], stride, first, table, out, target.stride);
-            }
-            row += vector::ROWS;
-        }
-    }
-    let _ = wide;
-    for row in row..rows {
-        let out = &mut target.rgb[row * target.stride..][..table.spans.len() * 3];
-        portable::horizontal_row(&src[row * stride..], first, table, out);
-    }
-}
-
-/// `bytes` of each output row; `src` begins at input row `first`.
-fn vertical_pass(
-    src: &[u8],
-    stride: usize,
-    first: usize,
-    bytes: usize,
-    table: &AxisTable,
-    target: &mut Target<'_>,
-    wide: bool,
-) {
-    for (row, span) in table.spans.iter().enumerate() {
-        let rows = &src[(span.start - first) * stride..];
-        let out = &mut target.rgb[row * target.stride..][..bytes];
-        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-        if wide {
-            // SAFETY: `wide` says that the CPU can; `rows` has the span's rows: `resize` saw to it.
-            unsafe { vector::vertical_row(rows, stride, table, span, out) };
-            continue;
-        }
-        let _ = wide;
-        portable::vertical_row(rows, stride, &table.weights[span.offset..span.offset + span.len], 0, out);
-    }
 }
 
 #[cfg(test)]
@@ -362,24 +299,37 @@ mod tests {
     }
 
     #[test]
-    fn vector_and_portable_code_agree() {
+    fn every_code_makes_the_same_pixels() {
         let mut noise = Noise(9);
-        let mut wide = Resampler::default();
-        let mut plain = Resampler { portable_only: true, ..Resampler::default() };
-        for round in 0..300 {
-            let (width, height) = (1 + noise.below(90), 1 + noise.below(90));
+        for round in 0..600 {
+            // Some wide enough for whole vectors and some that a decoder has shrunk and something has turned.
+            let most = if round % 2 == 0 { 90 } else { 400 };
+            let (width, height) = (1 + noise.below(most), 1 + noise.below(60));
+            let by = [1, 1, 2, 4, 8][noise.below(5) as usize];
+            let axis = |there: u32, noise: &mut Noise| {
+                let full = there * by - noise.below(by);
+                let whole = Shrunk { full, by, backwards: by > 1 && noise.below(2) == 0 };
+                Axis { whole, first: 0, there }
+            };
+            let (across, down) = (axis(width, &mut noise), axis(height, &mut noise));
             let rgb = noise.pixels(width, height);
-            let source = Source { rgb: &rgb, across: Axis::all(width), down: Axis::all(height) };
-            let size = (1 + noise.below(140), 1 + noise.below(140));
+            let source = Source { rgb: &rgb, across, down };
+            let size = (1 + noise.below(most), 1 + noise.below(90));
             let (x, y) = (noise.below(size.0), noise.below(size.1));
             let window =
                 Window { x, y, width: 1 + noise.below(size.0 - x), height: 1 + noise.below(size.1 - y) };
             let filter = FILTERS[round % 3];
-            let expected = run(&mut plain, source, size, filter, window);
-            assert!(
-                run(&mut wide, source, size, filter, window) == expected,
-                "{width}x{height} to {size:?}, {filter:?}, {window:?}"
-            );
+            let mut made = Code::all().into_iter().map(|code| {
+                let mut resampler = Resampler { code, ..Resampler::default() };
+                (code, run(&mut resampler, source, size, filter, window))
+            });
+            let (_, expected) = made.next().expect("the portable one");
+            for (code, pixels) in made {
+                assert!(
+                    pixels == expected,
+                    "{code:?}: {across:?} x {down:?} to {size:?}, {filter:?}, {window:?}"
+                );
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use std::arch::aarch64::*;
 
-/// Rows that one horizontal step takes together, so that weights are loaded once for all of them.
+/// Rows that a step of the horizontal pass takes together.
 pub(super) const ROWS: usize = 4;
 
 /// Bytes of an output row that one vertical step makes.
