@@ -14,7 +14,7 @@ fn a_fleet_that_loses_a_worker_ends_with_every_row_once() {
     const IMAGES: u32 = 480;
     let scene = Scene::new("fleet");
     scene.bucket.upload_images(&format!("{}/in/", scene.name), IMAGES);
-    // Both wait for work, and some 100 ms a batch leave time to kill one in its middle.
+    // Both wait for work, and some 10 to 100 ms a batch leave time to kill one in its middle.
     let slow = make_model(&["--work", "8"]);
     let steady = scene.worker(&["--micro-batch", "4"]);
     let mut doomed = scene.worker(&["--micro-batch", "4", "--http", "127.0.0.1:0"]);

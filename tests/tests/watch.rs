@@ -30,7 +30,7 @@ fn terminal(scene: &Scene, size: (u16, u16), more: &[(&str, &str)]) -> Terminal 
 /// A job that waits for its workers.
 fn submitted(scene: &Scene) -> String {
     scene.bucket.upload_images(&scene.input(), IMAGES);
-    // Some 100 ms a batch: long enough to be watched.
+    // Some 10 to 100 ms a batch: long enough to be watched.
     let slow = make_model(&["--work", "8"]);
     job_id(run(&mut scene.submit(&slow, &["--batch-size", "4"])))
 }

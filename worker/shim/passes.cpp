@@ -164,7 +164,8 @@ void run_passes(std::shared_ptr<Graph>& graph, uint32_t passes, const Stack& exa
   std::vector<Convolution> convolutions;
   if (passes & TRAWL_FUSE) convolutions = give_to_onednn(graph, example);
   counts.fused = convolutions.size();
-  auto shapes = shapes_of(graph, example);
+  Shapes shapes;
+  if (passes & (TRAWL_FUSE | TRAWL_IN_PLACE)) shapes = shapes_of(graph, example);
   fuse_sums(graph, convolutions, shapes);
   pack_weights(graph, convolutions, shapes);
   // Last: the others understand functional operations only.
