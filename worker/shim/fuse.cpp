@@ -26,7 +26,7 @@ namespace {
 // mkldnn::_convolution_pointwise(X, W, B, padding, stride, dilation, groups, attr, scalars, algorithm). Its overload
 // `binary` has another tensor behind X, and (binary_attr, alpha, unary_attr, unary_scalars, unary_algorithm) at the end.
 struct PointwiseInputs {
-  static constexpr size_t image = 0, weight = 1, activation = 7, count_with_sum = 13;
+  static constexpr size_t image = 0, weight = 1, groups = 6, activation = 7, count_with_sum = 13;
 };
 
 const Symbol& pointwise() {
@@ -74,7 +74,7 @@ std::optional<std::vector<double>> constant_numbers(Node* node) {
 }
 
 std::optional<Activation> activation(Node* node) {
-  if (!node->kind().is_aten()) return std::nullopt;
+  if (!node->kind().is_aten() || is_writing(node)) return std::nullopt;
   const std::string name = node->kind().toUnqualString();
   if (name == "relu" || name == "sigmoid" || name == "tanh" || name == "hardswish" || name == "hardsigmoid") return Activation{name};
   if (name == "silu") return Activation{"swish"};
@@ -108,18 +108,6 @@ bool is_plain_sum(Node* node) {
   return alpha && *alpha == 1.0;
 }
 
-// Whether anything in `block` overwrites a tensor.
-bool writes(Block* block) {
-  for (Node* node : block->nodes()) {
-    const auto* schema = node->maybeSchema();
-    if (schema && schema->is_mutable()) return true;
-    for (Block* inner : node->blocks()) {
-      if (writes(inner)) return true;
-    }
-  }
-  return false;
-}
-
 // ---- the operation
 
 // `it`, then `then`, as one operation where the graph's insertion point is; with `other` added in between if there is one.
@@ -148,6 +136,11 @@ bool is_bare(Node* node) {
   return name && name->isString() && name->toStringRef() == "none";
 }
 
+int64_t groups_of(Node* node) {
+  auto groups = toIValue(node->input(PointwiseInputs::groups));
+  return groups && groups->isInt() ? groups->toInt() : 0;
+}
+
 // What the sum `sum` adds to the result of `it`, if `it` can do that.
 Value* added(const Convolution& it, Node* sum, const Shapes& shapes) {
   // oneDNN has no quick kernel for groups with a sum.
@@ -157,7 +150,8 @@ Value* added(const Convolution& it, Node* sum, const Shapes& shapes) {
   auto shape = shapes.find(other), own_shape = shapes.find(own);
   if (other == own || shape == shapes.end() || own_shape == shapes.end() || !(shape->second == own_shape->second)) return nullptr;
   // Of two convolutions that are summed, the later one makes the sum.
-  if (is_bare(other->node()) && only_reader(other) == sum && it.node->isBefore(other->node())) return nullptr;
+  const bool other_can = is_bare(other->node()) && groups_of(other->node()) == 1;
+  if (other_can && only_reader(other) == sum && it.node->isBefore(other->node())) return nullptr;
   return other;
 }
 
@@ -170,6 +164,21 @@ void tidy(const std::shared_ptr<Graph>& graph, std::vector<Convolution>& convolu
 }
 
 }  // namespace
+
+bool is_writing(const Node* node) {
+  const auto* schema = node->maybeSchema();
+  return schema && schema->is_mutable();
+}
+
+bool writes(Block* block) {
+  for (Node* node : block->nodes()) {
+    if (is_writing(node)) return true;
+    for (Block* inner : node->blocks()) {
+      if (writes(inner)) return true;
+    }
+  }
+  return false;
+}
 
 bool is_fused(const Node* node) {
   return node->kind() == pointwise();

@@ -10,6 +10,7 @@
 #include <vector>
 
 namespace torch::jit {
+struct Block;
 struct Graph;
 struct Node;
 }
@@ -25,6 +26,12 @@ void fuse_sums(const std::shared_ptr<torch::jit::Graph>& graph, std::vector<Conv
 
 // Puts the weights into the order of oneDNN's kernels for such shapes.
 void pack_weights(const std::shared_ptr<torch::jit::Graph>& graph, const std::vector<Convolution>& convolutions, const Shapes& shapes);
+
+// Whether `node` overwrites a tensor that it is given: by its name's underscore, or `out`.
+bool is_writing(const torch::jit::Node* node);
+
+// Whether anything in `block` does.
+bool writes(torch::jit::Block* block);
 
 // Whether `node` is an operation of these passes: its result is memory of its own, and it writes to nothing.
 bool is_fused(const torch::jit::Node* node);

@@ -47,6 +47,7 @@ std::string name_of(const Node* node) {
 }
 
 bool only_reads(const Node* node) {
+  if (is_writing(node)) return false;
   const auto name = name_of(node);
   return overwriting().count(name) || allocating().count(name) || is_fused(node);
 }

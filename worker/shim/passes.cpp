@@ -156,7 +156,8 @@ void spoil(const std::shared_ptr<Graph>& graph) {
 
 void run_passes(std::shared_ptr<Graph>& graph, uint32_t passes, const Stack& example, trawl_counts& counts) {
   if (passes & TRAWL_FOLD) counts.folded = fold(graph);
-  if (passes & TRAWL_PAD) {
+  // A convolution that pads reads what was padded, later than the padding did: nothing may overwrite it in between.
+  if (passes & TRAWL_PAD && !writes(graph->block())) {
     for_each_node(graph->block(), [&](Node* node) { counts.padded += pad_inside(node); });
   }
   tidy(graph);

@@ -144,6 +144,14 @@ fn padding_goes_into_the_convolutions() {
             + padded.flatten(1, -1)
     };
     assert_eq!(optimised(twice).padded, 0);
+    // What was padded is overwritten before the convolution would read it.
+    let overwritten = |x: &Tensor| {
+        let mut half = x * 0.5;
+        let padded = half.constant_pad_nd([1, 1, 1, 1]);
+        let half = half.relu_();
+        conv(&padded, &w, 1, 1).amax([2, 3].as_slice(), true) + half.amax([1, 2, 3].as_slice(), true)
+    };
+    assert_eq!(optimised(overwritten).padded, 0);
     assert_eq!(optimised(|x| conv(&x.constant_pad_nd([-1, 1, 1, 1]), &w, 1, 1)), counts(0, 0, 0));
 }
 

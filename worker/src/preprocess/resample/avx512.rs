@@ -7,7 +7,7 @@
 
 use super::{
     coeffs::{GROUP, PRECISION_BITS, Span},
-    digits::{DIGIT_BITS, Digits},
+    digits::{Chunks, DIGIT_BITS, Digits},
     portable::HALF,
 };
 use std::arch::x86_64::*;
@@ -37,18 +37,18 @@ pub(super) unsafe fn horizontal_rows(
     src: &[u8],
     in_stride: usize,
     first: usize,
-    digits: &Digits,
+    table: &Chunks,
     out: &mut [u8],
     out_stride: usize,
 ) {
     let mut made = 0;
-    for chunk in &digits.chunks {
+    for chunk in &table.chunks {
         let from = &src[(chunk.start - first) * 3..];
         debug_assert!((ROWS - 1) * in_stride + chunk.groups.saturating_sub(1) * GROUP * 3 + 64 <= from.len());
         let bytes = chunk.count * 3;
         let out = &mut out[made..(ROWS - 1) * out_stride + made + bytes];
         made += bytes;
-        let lines = &digits.lines[chunk.at..chunk.at + 1 + 3 * chunk.groups];
+        let lines = &table.lines[chunk.at..chunk.at + 1 + 3 * chunk.groups];
         let gather = lines[0].load();
         let mut sums = [[_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_set1_epi32(HALF)]; ROWS];
         for (group, weights) in lines[1..].chunks_exact(3).enumerate() {
@@ -128,7 +128,7 @@ unsafe fn vertical_block(
     out: &mut [u8],
 ) {
     let mut sums = [[_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_set1_epi32(HALF)]; 4];
-    let groups = &digits.groups[span.offset / GROUP..][..span.len.div_ceil(GROUP)];
+    let groups = &digits[span.offset / GROUP..][..span.len.div_ceil(GROUP)];
     for (group, weights) in groups.iter().enumerate() {
         let row = |tap: usize| {
             // Behind the last tap its own row again: the weight there is 0, so any bytes do.

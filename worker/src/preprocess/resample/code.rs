@@ -80,11 +80,14 @@ pub(super) fn horizontal_pass(
 ) {
     let together = code.rows();
     #[cfg(target_arch = "x86_64")]
-    let digits = if code == Code::Avx512 { table.digits() } else { None };
+    let chunks = if code == Code::Avx512 { table.chunks() } else { None };
     #[cfg(target_arch = "x86_64")]
-    let unable = code == Code::Avx512 && digits.is_none();
+    let unable = code == Code::Avx512 && chunks.is_none();
     #[cfg(not(target_arch = "x86_64"))]
     let unable = false;
+    if rows == 0 {
+        return;
+    }
     if rows < together || unable {
         return horizontal_pass(src, stride, first, rows, table, target, code.simpler());
     }
@@ -102,8 +105,8 @@ pub(super) fn horizontal_pass(
                 Code::Avx2 => avx2::horizontal_rows(src, stride, first, table, out, target.stride),
                 #[cfg(target_arch = "x86_64")]
                 Code::Avx512 => {
-                    let digits = digits.expect("there, or the simpler code was taken");
-                    avx512::horizontal_rows(src, stride, first, digits, out, target.stride);
+                    let chunks = chunks.expect("there, or the simpler code was taken");
+                    avx512::horizontal_rows(src, stride, first, chunks, out, target.stride);
                 }
                 #[cfg(target_arch = "aarch64")]
                 Code::Neon => neon::horizontal_rows(src, stride, first, table, out, target.stride),

@@ -5,7 +5,7 @@
 //! crop keeps are made. Nothing here may depend on the pixels: a table is shared by all images of one shape.
 
 #[cfg(target_arch = "x86_64")]
-use super::digits::Digits;
+use super::digits::{self, Chunks, Digits};
 use super::shrunk::{Shrunk, Statistics};
 #[cfg(target_arch = "x86_64")]
 use std::cell::OnceCell;
@@ -60,9 +60,11 @@ pub(super) struct AxisTable {
     /// alone.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub split: Vec<i16>,
-    /// For AVX-512 alone, once that has asked for them.
+    /// For AVX-512 alone, once that has asked for them; so are the next.
     #[cfg(target_arch = "x86_64")]
     digits: OnceCell<Option<Digits>>,
+    #[cfg(target_arch = "x86_64")]
+    chunks: OnceCell<Option<Chunks>>,
 }
 
 impl AxisTable {
@@ -75,6 +77,8 @@ impl AxisTable {
             split: Vec::new(),
             #[cfg(target_arch = "x86_64")]
             digits: OnceCell::new(),
+            #[cfg(target_arch = "x86_64")]
+            chunks: OnceCell::new(),
         };
         let taps = Taps::of(&key);
         let mut weights = Vec::new();
@@ -109,7 +113,13 @@ impl AxisTable {
     /// The weights' digits, if none has too many.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn digits(&self) -> Option<&Digits> {
-        self.digits.get_or_init(|| Digits::of(self)).as_ref()
+        self.digits.get_or_init(|| digits::of(self)).as_ref()
+    }
+
+    /// The outputs as the horizontal pass makes them together, if their weights have digits and enough go together.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn chunks(&self) -> Option<&Chunks> {
+        self.chunks.get_or_init(|| Chunks::of(self, self.digits()?)).as_ref()
     }
 
     /// Bytes held, for the cache's bound.
@@ -117,7 +127,9 @@ impl AxisTable {
         let own = self.spans.len() * size_of::<Span>()
             + self.weights.len() * (size_of::<i32>() + 2 * size_of::<i16>());
         #[cfg(target_arch = "x86_64")]
-        let own = own + self.digits.get().and_then(Option::as_ref).map_or(0, Digits::bytes);
+        let own = own
+            + self.digits.get().and_then(Option::as_ref).map_or(0, |digits| size_of_val(&digits[..]))
+            + self.chunks.get().and_then(Option::as_ref).map_or(0, Chunks::bytes);
         own
     }
 }

@@ -160,6 +160,13 @@ impl Resampler {
             })
         });
         let code = self.code;
+        // The vector codes read what these say without looking.
+        for (table, axis) in [(&horizontal, source.across), (&vertical, source.down)] {
+            let Some(table) = table else { continue };
+            let (first, end) = table.input_range();
+            let there = axis.first as usize..=(axis.first + axis.there) as usize;
+            assert!(there.contains(&first) && there.contains(&end), "{first} to {end} of {axis:?}");
+        }
         match (horizontal, vertical) {
             (Some(table), None) => {
                 let rows = &source.rgb[(window.y as usize - top) * stride..];
