@@ -88,7 +88,7 @@ impl Chunks {
         self.chunks.push(Chunk { start, count: spans.len(), groups, at: self.lines.len() });
         self.lines.push(line(spans, |span, channel, tap| ((span.start - start + tap) * 3 + channel) as u8));
         for group in 0..groups {
-            for digit in 0..3 {
+            for digit in [0, 1, 2] {
                 let of_span = |span: &Span| {
                     let there = group < span.len.div_ceil(GROUP);
                     if there { digits[span.offset / GROUP + group][digit].to_le_bytes() } else { [0; GROUP] }
