@@ -53,6 +53,8 @@ pub(super) struct AxisTable {
     pub key: AxisKey,
     /// One span for each needed output.
     pub spans: Vec<Span>,
+    /// The input pixels that any output needs, as a half-open range.
+    pub input_range: (usize, usize),
     /// Fixed-point weights; each span is padded with zeros to a multiple of [`GROUP`].
     pub weights: Vec<i32>,
     /// For each group of four weights `w`, four high parts and then four low parts with
@@ -73,6 +75,7 @@ impl AxisTable {
         let mut table = Self {
             key,
             spans: Vec::with_capacity(key.count as usize),
+            input_range: (0, 0),
             weights: Vec::new(),
             split: Vec::new(),
             #[cfg(target_arch = "x86_64")]
@@ -90,6 +93,9 @@ impl AxisTable {
         } else {
             taps.over_means(&key, |start, weights| table.push(start, weights));
         }
+        let start = table.spans.iter().map(|s| s.start).min().unwrap_or(0);
+        let end = table.spans.iter().map(|s| s.start + s.len).max().unwrap_or(0);
+        table.input_range = (start, end);
         if cfg!(any(target_arch = "x86_64", test)) {
             table.split = split(&table.weights);
         }
@@ -101,13 +107,6 @@ impl AxisTable {
         self.weights.extend(weights.iter().copied().map(fixed_point));
         self.weights.resize(self.weights.len().next_multiple_of(GROUP), 0);
         self.spans.push(Span { start, len: weights.len(), offset });
-    }
-
-    /// The input pixels that any output needs, as a half-open range.
-    pub(super) fn input_range(&self) -> (usize, usize) {
-        let start = self.spans.iter().map(|s| s.start).min().unwrap_or(0);
-        let end = self.spans.iter().map(|s| s.start + s.len).max().unwrap_or(0);
-        (start, end)
     }
 
     /// The weights' digits, if none has too many.

@@ -163,7 +163,7 @@ impl Resampler {
         // The vector codes read what these say without looking.
         for (table, axis) in [(&horizontal, source.across), (&vertical, source.down)] {
             let Some(table) = table else { continue };
-            let (first, end) = table.input_range();
+            let (first, end) = table.input_range;
             let there = axis.first as usize..=(axis.first + axis.there) as usize;
             assert!(there.contains(&first) && there.contains(&end), "{first} to {end} of {axis:?}");
         }
@@ -180,7 +180,7 @@ impl Resampler {
                 // Every byte that counts is written before it is read: a reused buffer's content does not matter.
                 let mut between = std::mem::take(&mut self.between);
                 if columns_first(whole, size) {
-                    let (first, end) = across.input_range();
+                    let (first, end) = across.input_range;
                     let row_bytes = (end - first) * 3;
                     between.resize(row_bytes * window.height as usize + OVERREAD, 0);
                     let mut middle = Target { rgb: &mut between, stride: row_bytes };
@@ -196,7 +196,7 @@ impl Resampler {
                         code,
                     );
                 } else {
-                    let (first, end) = down.input_range();
+                    let (first, end) = down.input_range;
                     let row_bytes = window.width as usize * 3;
                     between.resize(row_bytes * (end - first), 0);
                     let mut middle = Target { rgb: &mut between, stride: row_bytes };
