@@ -1,15 +1,18 @@
 //! Folders as a store: keys are `/`-separated paths below a root.
 //!
 //! A put writes to a temporary name in the same folder and renames, a create-only put links, and both are
-//! flushed down to the folder before they return. Listing is in [`walk`], and how files are read together in
-//! [`gathered`]. Every call into the file system runs on a blocking thread. It must never follow a key out
-//! of its root, and never open what is no regular file (a FIFO would hang the thread).
+//! flushed down to the folder before they return. Listing is in [`walk`], how files are read together in
+//! [`gathered`]. Every call into the file system that may wait runs on a blocking thread; those of [`at_once`]
+//! give up instead. It must never follow a key out of its root, and never open what is no regular file (a FIFO would
+//! hang the thread).
 
+mod at_once;
 mod gathered;
 mod walk;
 
 use super::{ListPage, Object, ObjectMeta, Passing, PutOutcome, Storage, StorageError};
 use async_trait::async_trait;
+use at_once::AtOnce;
 use bytes::Bytes;
 use futures::{
     StreamExt,
@@ -41,6 +44,7 @@ const TEMPORARY_ATTEMPTS: usize = 1000;
 pub struct LocalStorage {
     root: Arc<Path>,
     name: Arc<str>,
+    at_once: Arc<AtOnce>,
     reads: Arc<Gathered>,
 }
 
@@ -55,7 +59,7 @@ impl LocalStorage {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
         let name = format!("file://{}", root.to_string_lossy().trim_end_matches('/'));
-        Self { root: root.into(), name: name.into(), reads: Arc::default() }
+        Self { root: root.into(), name: name.into(), at_once: Arc::default(), reads: Arc::default() }
     }
 
     fn path(&self, key: &str) -> Result<PathBuf, StorageError> {
@@ -314,7 +318,11 @@ impl Storage for LocalStorage {
     }
 
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
-        let (path, store, key) = (self.path(key)?, self.clone(), key.to_owned());
+        let path = self.path(key)?;
+        if let Some(object) = self.at_once.read(&path, max_bytes) {
+            return Ok(object);
+        }
+        let (store, key) = (self.clone(), key.to_owned());
         let read = self.reads.read(move || {
             let (file, metadata) = store.open(&key, &path)?;
             let size = metadata.len();

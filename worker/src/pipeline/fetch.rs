@@ -15,6 +15,7 @@ use super::{
 };
 use std::{
     sync::{Arc, Mutex},
+    task::Poll,
     time::Instant,
 };
 use tokio::{
@@ -106,7 +107,12 @@ impl Fetcher {
             let (fetcher, batch) = (self.clone(), batch.clone());
             let read = async move { fetcher.read(&batch, request, room, arrived).await };
             // What a store has to say about it belongs to the batch.
-            reads.spawn(read.in_current_span());
+            let mut read = Box::pin(read.in_current_span());
+            // What is there at once needs no task.
+            match futures::poll!(&mut read) {
+                Poll::Ready(read) => note(Ok(read))?,
+                Poll::Pending => drop(reads.spawn(read)),
+            }
             while let Some(read) = reads.try_join_next() {
                 note(read)?;
             }

@@ -137,7 +137,7 @@ impl Drop for Thread {
 }
 
 /// How often this thread has given up its core to wait for something, as for a disk; being made to does not count.
-fn waits_of_this_thread() -> libc::c_long {
+pub(super) fn waits_of_this_thread() -> libc::c_long {
     let mut usage = MaybeUninit::<libc::rusage>::uninit();
     // SAFETY: getrusage writes the whole of what the pointer is to, or fails and is not looked at.
     unsafe {
