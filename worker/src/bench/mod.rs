@@ -1,7 +1,7 @@
 //! `trawl-worker bench`: what each stage can do on this machine with this model, and so what a run will do.
 //!
-//! Measures the stages one after the other, each with all its lanes and nothing beside it, and predicts a run from
-//! them. With `--images` it then does that run, as a process of its own into a folder of its own, and says how far off
+//! Measures the stages one after the other, each with all its lanes and nothing beside it, and those that share threads in a
+//! run in turn on them, and predicts a run from that. With `--images` it then does that run, as a process of its own into a folder of its own, and says how far off
 //! the prediction was; a short run several times, see [`rounds`]. With a job's sample it measures with the job's own
 //! images and settings. It runs the very code of the stages; it never writes to the user's output.
 
@@ -24,6 +24,7 @@ use anyhow::{Context, Result, ensure};
 use prediction::{Prediction, Speed};
 use rounds::{Round, Rounds};
 use serde_json::{Value, json};
+use stages::InTurn;
 use std::{
     process::Stdio,
     time::{Duration, Instant},
@@ -114,6 +115,13 @@ struct Bench {
     patience: Duration,
 }
 
+/// The stages that compute.
+struct Measured {
+    decode: Speed,
+    forward: Speed,
+    in_turn: Option<InTurn>,
+}
+
 impl Bench {
     /// Loads the model and measures each stage for the first time: with the report of it, and what it says of a run.
     fn begin(
@@ -150,9 +158,9 @@ impl Bench {
         let (threads, patience) = (args.compute.thread_count(), args.patience());
         let images = stages::usable(&sample.files, &recipe)?;
         let bench = Self { model, recipe, images, threads, lanes, patience };
-        let decode = bench.decode()?;
-        let forward = bench.forward(&sizes(rule))?;
+        let forward = stages::by_size(&sizes(rule), |size| bench.forward_at_work(size))?;
         let best = stages::knee(&forward, rule.worth()).context("a size was measured")?;
+        let measured = bench.measure(best.0)?;
         let encode = stages::encode(&bench.model, patience)?;
         let (unusable, model) = (&bench.images.unusable, &bench.model);
         let prediction = Prediction {
@@ -160,9 +168,10 @@ impl Bench {
             devices: lanes,
             // Alone, an image within an object costs a request that it shares with its neighbours in a job.
             fetch: sample.read.filter(|_| sample.gathered.as_ref().is_none_or(|gathered| gathered.alike)),
-            decode,
-            forward: best.1,
+            decode: measured.decode,
+            forward: measured.forward,
             encode,
+            in_turn: measured.in_turn,
         };
         let mut report = json!({
             "model": model.spec.name, "sha256": model.sha256, "device": shown.join(","), "threads": threads,
@@ -180,19 +189,37 @@ impl Bench {
         Ok((bench, report, prediction))
     }
 
-    fn decode(&self) -> Result<Speed> {
-        stages::decode(&self.images.files, &self.recipe, self.threads, self.patience)
-    }
-
-    fn forward(&self, sizes: &[usize]) -> Result<Vec<(usize, Speed)>> {
+    fn forward(&self, micro_batch: usize) -> Result<Speed> {
         let threads = if self.lanes == 0 { self.threads } else { self.lanes };
-        stages::forward(&self.model, &self.images.pixels, threads, sizes, self.patience)
+        stages::forward(&self.model, &self.images.pixels, threads, micro_batch, self.patience)
     }
 
-    /// What the stages that compute do now, and so a run.
+    /// `None` where the two stages do not share threads.
+    fn in_turn(&self, micro_batch: usize) -> Result<Option<InTurn>> {
+        let Self { model, recipe, threads, patience, .. } = self;
+        let measure = || stages::in_turn(model, recipe, &self.images.files, *threads, micro_batch, *patience);
+        (self.lanes == 0).then(measure).transpose()
+    }
+
+    /// Forward passes as a run has them: the size that is the best alone need not be the best there.
+    fn forward_at_work(&self, micro_batch: usize) -> Result<Speed> {
+        match self.in_turn(micro_batch)? {
+            Some(in_turn) => Ok(in_turn.forward),
+            None => self.forward(micro_batch),
+        }
+    }
+
+    /// What the stages that compute do now.
+    fn measure(&self, micro_batch: usize) -> Result<Measured> {
+        let decode = stages::decode(&self.images.files, &self.recipe, self.threads, self.patience)?;
+        let (forward, in_turn) = (self.forward(micro_batch)?, self.in_turn(micro_batch)?);
+        Ok(Measured { decode, forward, in_turn })
+    }
+
+    /// What they do now, and so a run.
     fn again(&self, micro_batch: usize, before: Prediction) -> Result<Prediction> {
-        let (decode, forward) = (self.decode()?, self.forward(&[micro_batch])?);
-        Ok(Prediction { decode, forward: forward[0].1, ..before })
+        let Measured { decode, forward, in_turn } = self.measure(micro_batch)?;
+        Ok(Prediction { decode, forward, in_turn, ..before })
     }
 
     /// Runs, each between two measurements.
@@ -201,8 +228,9 @@ impl Bench {
         while !rounds.are_enough() {
             let ran = run(args, micro_batch)?;
             let after = self.again(usize::try_from(micro_batch)?, before)?;
-            let predicted = (before.images_per_second() + after.images_per_second()) / 2.0;
-            rounds.add(Round::new(&ran, predicted));
+            let mean = |of: fn(&Prediction) -> f64| (of(&before) + of(&after)) / 2.0;
+            let (predicted, alone) = (mean(Prediction::images_per_second), mean(Prediction::alone));
+            rounds.add(Round::new(&ran, predicted, alone));
             before = after;
         }
         Ok(rounds)

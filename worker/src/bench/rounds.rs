@@ -22,6 +22,8 @@ pub struct Round {
     images_per_second: f64,
     /// Images a second, of the measurements on either side.
     predicted: f64,
+    /// The same of the stages alone, as if they left each other's caches alone.
+    alone: f64,
     /// Images a second, of the stages' clocks in this run, all at once.
     ceiling: f64,
     /// The run's own clocks.
@@ -30,7 +32,7 @@ pub struct Round {
 
 impl Round {
     /// From a run's report.
-    pub fn new(ran: &Value, predicted: f64) -> Self {
+    pub fn new(ran: &Value, predicted: f64, alone: f64) -> Self {
         let number = |name: &str| ran[name].as_f64().unwrap_or_default();
         let images = ran["images_computed"].as_u64().unwrap_or_default();
         let working_seconds = number("working_seconds");
@@ -43,6 +45,7 @@ impl Round {
             working_seconds,
             images_per_second,
             predicted,
+            alone,
             ceiling,
             stages,
         }
@@ -50,6 +53,10 @@ impl Round {
 
     fn of_predicted(&self) -> f64 {
         share(self.images_per_second, self.predicted)
+    }
+
+    fn of_alone(&self) -> f64 {
+        share(self.images_per_second, self.alone)
     }
 
     fn of_ceiling(&self) -> f64 {
@@ -95,7 +102,8 @@ impl Rounds {
             json!({
                 "images": round.images, "seconds": round.seconds, "working_seconds": round.working_seconds,
                 "images_per_second": round.images_per_second, "predicted_images_per_second": round.predicted,
-                "of_predicted": round.of_predicted(), "ceiling_images_per_second": round.ceiling,
+                "of_predicted": round.of_predicted(), "alone_images_per_second": round.alone,
+                "of_alone": round.of_alone(), "ceiling_images_per_second": round.ceiling,
                 "of_ceiling": round.of_ceiling(),
             })
         };
@@ -113,12 +121,14 @@ impl Rounds {
         let Some(median) = sorted.get(sorted.len() / 2) else { return String::new() };
         let mut text = format!(
             "run: {} images in {:.2} s, start included; {} images/s from the first batch on, {:.0} % of the {} predicted \
-             by the stages before and after it, {:.0} % of the {} by their clocks in it",
+             by the stages before and after it, {:.0} % of the {} that they do alone, {:.0} % of the {} by their clocks in it",
             median.images,
             median.seconds,
             rate(median.images_per_second),
             median.of_predicted() * 100.0,
             rate(median.predicted),
+            median.of_alone() * 100.0,
+            rate(median.alone),
             median.of_ceiling() * 100.0,
             rate(median.ceiling),
         );
@@ -137,7 +147,7 @@ mod tests {
     fn round(seconds: f64, images: u64, predicted: f64) -> Round {
         let ran = json!({"images_computed": images, "seconds": seconds, "working_seconds": seconds - 1.0,
             "stages": {"images": images}, "ceilings": {"bound_images_per_second": 2000.0}});
-        Round::new(&ran, predicted)
+        Round::new(&ran, predicted, predicted * 1.25)
     }
 
     #[test]
@@ -162,13 +172,14 @@ mod tests {
             (&json["of_predicted"], &json["predicted_images_per_second"]),
             (&json!(0.8), &json!(1250.0))
         );
+        assert_eq!((&json["of_alone"], &json["alone_images_per_second"]), (&json!(0.64), &json!(1562.5)));
         assert_eq!((json["rounds"].as_array().unwrap().len(), &json["stages"]["images"]), (5, &json!(2000)));
         assert!(rounds.text().ends_with("the median of 5 such runs: 50 to 200 %"), "{}", rounds.text());
     }
 
     #[test]
     fn a_run_without_images_or_time_is_no_number_to_fear() {
-        let round = Round::new(&json!({}), 0.0);
+        let round = Round::new(&json!({}), 0.0, 0.0);
         assert_eq!((round.images_per_second, round.of_predicted()), (0.0, 0.0));
     }
 }

@@ -1,4 +1,5 @@
-//! Each stage alone: all its lanes at work for a given time, with the code that a run uses.
+//! Each stage alone, and the two that share threads in turn: all their lanes at work for a given time, with the code that a
+//! run uses.
 
 use super::{
     job::{Failed, codes},
@@ -93,8 +94,7 @@ pub fn decode(files: &[Bytes], recipe: &Recipe, threads: usize, patience: Durati
     })
 }
 
-/// Runs the model in micro-batches of each of the `sizes`, on so many threads, until a size is clearly worse than
-/// one before it.
+/// Runs the model in micro-batches of `size`, on so many threads.
 ///
 /// # Errors
 /// What the model raises.
@@ -102,24 +102,124 @@ pub fn forward(
     model: &LoadedModel,
     pixels: &[Slot],
     threads: usize,
-    sizes: &[usize],
+    size: usize,
     patience: Duration,
-) -> Result<Vec<(usize, Speed)>> {
+) -> Result<Speed> {
+    let (lane, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    together(threads, patience, || {
+        network::prepare_thread();
+        let (taken, replica) = (&taken, lane.fetch_add(1, Ordering::Relaxed) % model.replicas.len());
+        move || {
+            // Others each time, as in a run: the same ones again would be in the core's caches.
+            let first = taken.fetch_add(size, Ordering::Relaxed);
+            let images: Vec<&[u8]> = (first..first + size).map(|at| &*pixels[at % pixels.len()]).collect();
+            model.replicas[replica].forward(&images)?;
+            Ok(size)
+        }
+    })
+}
+
+/// What decode and forward do on threads that they share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InTurn {
+    /// Were there nothing but this, at the pace that it has beside the other.
+    pub decode: Speed,
+    /// As above.
+    pub forward: Speed,
+}
+
+/// Decodes `size` files and runs the model on them, over and over, on so many threads: as a run does on the CPU, where each of
+/// the two finds the core's caches full of the other's.
+///
+/// # Errors
+/// What the model raises.
+pub fn in_turn(
+    model: &LoadedModel,
+    recipe: &Recipe,
+    files: &[Bytes],
+    threads: usize,
+    size: usize,
+    patience: Duration,
+) -> Result<InTurn> {
+    let (taken, spent) = (AtomicUsize::new(0), Mutex::new([Spent::default(); 2]));
+    together(threads, patience, || {
+        network::prepare_thread();
+        let (mut scratch, mut counts) = (Scratch::new(), false);
+        let (taken, spent) = (&taken, &spent);
+        move || {
+            let first = taken.fetch_add(size, Ordering::Relaxed);
+            let mut prepare =
+                |at: usize| preprocess::prepare(&files[at % files.len()], recipe, &mut scratch).ok();
+            let decode = Clocks::start();
+            let decoded: Vec<_> = (first..first + size).filter_map(&mut prepare).collect();
+            let decode = decode.stop(size);
+            let images: Vec<&[u8]> = decoded.iter().map(|prepared| &*prepared.pixels).collect();
+            let forward = Clocks::start();
+            model.replicas[0].forward(&images)?;
+            let forward = forward.stop(size);
+            // The first round is not counted, as that of any stage.
+            if std::mem::replace(&mut counts, true) {
+                let mut spent = spent.lock().expect("no panic while it is held");
+                spent[0].add(decode);
+                spent[1].add(forward);
+            }
+            Ok(size)
+        }
+    })?;
+    let [decode, forward] = spent.into_inner().expect("as above").map(|spent| spent.speed(threads));
+    Ok(InTurn { decode, forward })
+}
+
+/// A thread's clocks when it began with something.
+struct Clocks {
+    began: Instant,
+    cpu_seconds: f64,
+}
+
+impl Clocks {
+    fn start() -> Self {
+        Self { began: Instant::now(), cpu_seconds: thread_cpu_seconds() }
+    }
+
+    fn stop(self, images: usize) -> Spent {
+        let seconds = self.began.elapsed().as_secs_f64();
+        Spent { images, seconds, cpu_seconds: thread_cpu_seconds() - self.cpu_seconds }
+    }
+}
+
+/// What threads spent on so many images.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spent {
+    images: usize,
+    seconds: f64,
+    cpu_seconds: f64,
+}
+
+impl Spent {
+    fn add(&mut self, more: Self) {
+        self.images += more.images;
+        self.seconds += more.seconds;
+        self.cpu_seconds += more.cpu_seconds;
+    }
+
+    /// Of so many threads that do nothing else.
+    fn speed(self, threads: usize) -> Speed {
+        let images = self.images as f64;
+        Speed {
+            images_per_second: threads.max(1) as f64 * images / self.seconds.max(1e-9),
+            cpu_seconds_an_image: self.cpu_seconds / images.max(1.0),
+        }
+    }
+}
+
+/// Measures the speed of each of the `sizes`, until one is clearly worse than one before it.
+///
+/// # Errors
+/// Those of `measure`.
+pub fn by_size(sizes: &[usize], measure: impl Fn(usize) -> Result<Speed>) -> Result<Vec<(usize, Speed)>> {
     let mut measured: Vec<(usize, Speed)> = Vec::new();
     for &size in sizes {
-        let (lane, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let speed = together(threads, patience, || {
-            network::prepare_thread();
-            let (taken, replica) = (&taken, lane.fetch_add(1, Ordering::Relaxed) % model.replicas.len());
-            move || {
-                // Others each time, as in a run: the same ones again would be in the core's caches.
-                let first = taken.fetch_add(size, Ordering::Relaxed);
-                let images: Vec<&[u8]> =
-                    (first..first + size).map(|at| &*pixels[at % pixels.len()]).collect();
-                model.replicas[replica].forward(&images)?;
-                Ok(size)
-            }
-        })?;
+        let speed = measure(size)?;
         measured.push((size, speed));
         let best = measured.iter().map(|(_, speed)| speed.images_per_second).fold(0.0, f64::max);
         if speed.images_per_second * CLEARLY_WORSE < best {
